@@ -1,0 +1,107 @@
+"""The owner's side of a change feed: numbered in the transaction of the change, broadcast after it.
+
+The number comes from a counter row that the transaction locks, so the order of numbers is the order of commits
+(a database sequence would not promise that).
+"""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal, TypeVar
+
+from sqlalchemy import update
+from sqlmodel import Field, Session, SQLModel, col, select
+
+from mcpctl.actors.storage import Store
+from mcpctl.bus.connection import Publisher
+from mcpctl.bus.contract import Change, Changed, Changes, Feed, PullChanges
+
+T = TypeVar("T")
+
+PAGE = 1000
+"""Changes in one answer at the most; a follower that missed more starts afresh."""
+
+
+class ChangeCounter(SQLModel, table=True):
+    """One row: the epoch (new after a restore) and the number of the latest change."""
+
+    __tablename__ = "change_counter"
+    id: int = Field(primary_key=True)
+    epoch: str
+    seq: int
+
+
+class ChangeRow(SQLModel, table=True):
+    """A change, numbered."""
+
+    __tablename__ = "change"
+    seq: int = Field(primary_key=True)
+    kind: str
+    key: str
+    action: str
+    at: datetime
+
+
+class Changing:
+    """A transaction's session that also records what changes in it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.recorded: list[Change] = []
+        self.epoch = ""
+
+    def record(self, kind: str, key: str, action: Literal["created", "changed", "removed", "revoked"]) -> None:
+        """Number a change of this transaction."""
+        self.session.execute(update(ChangeCounter).values(seq=ChangeCounter.seq + 1))
+        counter = self.session.exec(select(ChangeCounter).execution_options(populate_existing=True)).one()
+        self.epoch = counter.epoch
+        row = ChangeRow(seq=counter.seq, kind=kind, key=key, action=action, at=datetime.now(UTC))
+        self.session.add(row)
+        self.recorded.append(Change(seq=counter.seq, kind=kind, key=key, action=action))
+
+
+class ChangeFeed:
+    """Numbers, keeps and broadcasts the changes of one actor."""
+
+    def __init__(self, store: Store, publisher: Publisher, feed: Feed) -> None:
+        self._store, self._publisher, self._feed = store, publisher, feed
+
+    async def open(self) -> None:
+        """Make the counter row at the very first start."""
+
+        def begin(session: Session) -> None:
+            if session.exec(select(ChangeCounter)).first() is None:
+                session.add(ChangeCounter(id=1, epoch=secrets.token_hex(8), seq=0))
+
+        await self._store.write(begin)
+
+    async def write(self, work: Callable[[Changing], T]) -> T:
+        """Run `work` in one transaction, then tell everybody what it recorded."""
+
+        def run(session: Session) -> tuple[T, Changing]:
+            changing = Changing(session)
+            return work(changing), changing
+
+        result, changing = await self._store.write(run)
+        for change in changing.recorded:
+            await self._publisher.publish(self._feed.changed, Changed(epoch=changing.epoch, change=change))
+        return result
+
+    async def pull(self, asked: PullChanges) -> Changes:
+        """Answer a follower's pull, from the database itself: never from a copy."""
+        return await self._store.read(lambda session: _changes_since(session, asked))
+
+
+def position(session: Session) -> tuple[str, int]:
+    """Return the epoch and number as of which this session reads."""
+    counter = session.exec(select(ChangeCounter)).one()
+    return counter.epoch, counter.seq
+
+
+def _changes_since(session: Session, asked: PullChanges) -> Changes:
+    epoch, seq = position(session)
+    if asked.epoch != epoch or asked.seq > seq or seq - asked.seq > PAGE:
+        return Changes(epoch=epoch, seq=seq, reset=True)
+    rows = session.exec(select(ChangeRow).where(col(ChangeRow.seq) > asked.seq).order_by(col(ChangeRow.seq)))
+    changes = tuple(Change.model_validate(row, from_attributes=True) for row in rows)
+    return Changes(epoch=epoch, seq=changes[-1].seq if changes else seq, changes=changes)

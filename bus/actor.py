@@ -1,0 +1,167 @@
+"""An actor: what it answers, and how it is started and stopped.
+
+An actor's body is its handlers. Each is bound to a contract by `handles`, so that mypy refuses a handler that
+does not fit; where the contract names a right, the RbacEvaluator has granted it before the handler runs.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import structlog
+
+from mcpctl.bus.auditing import AuditWriter
+from mcpctl.bus.connection import Bus
+from mcpctl.bus.contract import Authorized, Call, Message, Need, Role
+from mcpctl.bus.contracts import rbac
+from mcpctl.bus.errors import BusError, Forbidden, Internal
+from mcpctl.bus.service import Endpoint, Service
+
+log = structlog.get_logger()
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+A = TypeVar("A", bound="Actor")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the connection's name, and (where the contract names a right) for whom, as the RbacEvaluator says."""
+
+    name: str
+    verdict: rbac.Verdict | None = None
+
+    @property
+    def authority(self) -> rbac.Verdict:
+        """The verdict that let this call in. Raises `Internal` for a contract that names no right."""
+        if self.verdict is None:
+            raise Internal("this call carries no verdict")
+        return self.verdict
+
+
+def handles(call: Call[Q, R]) -> Callable[[Callable[[A, Q, Caller], Awaitable[R]]], Callable[[A, Q, Caller], Awaitable[R]]]:
+    """Bind a method to the contract that it answers."""
+
+    def bind(method: Callable[[A, Q, Caller], Awaitable[R]]) -> Callable[[A, Q, Caller], Awaitable[R]]:
+        method.__dict__["answers"] = call
+        return method
+
+    return bind
+
+
+class Actor:
+    """The base of all actors. `audited` verbs leave an event, acknowledged before the answer leaves."""
+
+    role: ClassVar[Role]
+    audited: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.audit = AuditWriter(bus.client, bus.caller)
+        self.service = Service(self.role, (type(self).__doc__ or "").partition("\n")[0])
+
+    async def open(self) -> None:
+        """Open what the actor owns; called before it answers anything."""
+
+    async def close(self) -> None:
+        """Close what `open` opened; called when nothing is asked any more."""
+
+    async def start(self) -> None:
+        """Open, then answer every call that a method handles."""
+        await self.open()
+        for name in dir(type(self)):
+            call = getattr(getattr(type(self), name), "answers", None)
+            if isinstance(call, Call):
+                await self._serve(call, getattr(self, name))
+        await self.service.serve(self.bus)
+        await self.bus.ready()
+        log.info("actor ready", actor=self.role)
+
+    async def stop(self) -> None:
+        """Finish what is at hand, then close."""
+        await self.bus.tasks.finish(5.0)
+        await self.audit.close()
+        await self.close()
+        await self.bus.close()
+
+    async def authorize(self, bearer: str, need: Need, name: str | None, project: str | None) -> rbac.Verdict:
+        """Return the verdict that grants a right. Raises `Forbidden`, or `Unauthenticated` for a bad bearer."""
+        check = rbac.Check.model_construct(
+            bearer=bearer, verb=need.verb, resource=need.resource, name=name, project=project
+        )
+        verdict = await self.bus.call(rbac.check, check)
+        if not verdict.allowed:
+            raise Forbidden(verdict.reason)
+        return verdict
+
+    async def _serve(self, call: Call[Any, Any], handler: Callable[[Any, Caller], Awaitable[Any]]) -> None:
+        endpoint = self.service.endpoint(call.verb, call.subject("*"), call.actor)
+
+        async def guarded(request: Message, caller: str) -> Message:
+            started = time.perf_counter()
+            verdict: rbac.Verdict | None = None
+            try:
+                if call.needs is not None and isinstance(request, Authorized):
+                    verdict = await self.authorize(request.bearer, call.needs, *_target(request, call.needs))
+                answer: Message = await handler(request, Caller(caller, verdict))
+            except BusError as error:
+                await self._note(call, request, verdict, error)
+                endpoint.count(time.perf_counter() - started, error.code)
+                raise
+            except Exception as error:
+                endpoint.count(time.perf_counter() - started, type(error).__name__)
+                raise
+            await self._note(call, request, verdict, None)
+            endpoint.count(time.perf_counter() - started)
+            return answer
+
+        await self.bus.serve(call, guarded)
+
+    async def _note(
+        self, call: Call[Any, Any], request: Message, verdict: rbac.Verdict | None, error: BusError | None
+    ) -> None:
+        """Leave the audit event of a verb that is audited: acknowledged, or the caller is told that it is not."""
+        if call.verb not in self.audited:
+            return
+        name, project = _target(request, call.needs)
+        refused = error is not None and error.http_status in (401, 403)
+        event = event_of(verdict) | {
+            "kind": call.name,
+            "outcome": "allow" if error is None else "deny" if refused else "error",
+            "project": project,
+            "name": name,
+            "rule": verdict.reason if verdict is not None else None,
+            "detail": None if error is None else str(error),
+        }
+        if error is None:
+            await self.audit.append(event)
+        else:
+            with suppress(BusError):
+                await self.audit.append(event)
+
+
+def event_of(verdict: rbac.Verdict | None) -> dict[str, object]:
+    """Return the audit fields that say who."""
+    if verdict is None:
+        return {}
+    token = verdict.kind == "McpToken"
+    return {
+        "principal": verdict.label,
+        "user": None if token else verdict.name,
+        "token_name": verdict.name if token else None,
+        "token_sha": verdict.sha if token else None,
+    }
+
+
+def _target(request: Message, need: Need | None) -> tuple[str | None, str | None]:
+    """Return the name and the project that a request is about."""
+    name = getattr(request, "name", None)
+    project = getattr(request, "project", None)
+    if project is None and need is not None and need.resource == "projects":
+        project = name
+    return name, project
+
+
+__all__ = ["Actor", "Caller", "Endpoint", "event_of", "handles"]

@@ -1,0 +1,123 @@
+"""Appending audit events to the stream: many at a time, acknowledged by JetStream, never silently lost.
+
+The events of one turn of the event loop travel in one message. A batch without acknowledgement is sent again
+under the same message id (the stream drops duplicates) as long as somebody waits for it.
+"""
+
+import asyncio
+import secrets
+import time
+
+import orjson
+import structlog
+from nats.aio.client import Client
+from nats.errors import Error
+
+from mcpctl.bus.contracts import audit
+from mcpctl.bus.errors import Unavailable
+
+log = structlog.get_logger()
+
+ATTEMPT = 1.0
+"""Seconds to wait for one acknowledgement before the batch is sent again."""
+
+PATIENCE = 10.0
+"""Seconds after which a batch is given up and its waiters are told."""
+
+BATCH_BYTES = 512 * 1024
+
+
+class AuditWriter:
+    """One part's way into the audit stream."""
+
+    def __init__(self, client: Client, caller: str) -> None:
+        self._client, self._subject = client, f"{audit.APPEND}.{caller}"
+        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._flushing = False
+        self._sends: set[asyncio.Task[None]] = set()
+        self._unacknowledged_since: float | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """False once no acknowledgement has come for a second: then new calls must not begin."""
+        since = self._unacknowledged_since
+        return since is None or time.monotonic() - since < ATTEMPT
+
+    def append(self, event: dict[str, object]) -> "asyncio.Future[None]":
+        """Take an event; the future is done when JetStream has it, and fails with `Unavailable` when it never will.
+
+        `id` and `at` are filled in.
+        """
+        event.setdefault("id", secrets.token_hex(12))
+        event.setdefault("at", time.time_ns() // 1_000_000)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((orjson.dumps(event), done))
+        if not self._flushing:
+            self._flushing = True
+            loop.call_soon(self._flush)
+        return done
+
+    def append_later(self, event: dict[str, object]) -> None:
+        """Take an event that nobody waits for; a failure is logged."""
+        self.append(event).add_done_callback(_report)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        lines, waiters, size = [], [], 0
+        for line, done in self._waiting:
+            if size + len(line) > BATCH_BYTES and lines:
+                self._start(lines, waiters)
+                lines, waiters, size = [], [], 0
+            lines.append(line)
+            waiters.append(done)
+            size += len(line)
+        self._waiting = []
+        self._start(lines, waiters)
+
+    def _start(self, lines: list[bytes], waiters: "list[asyncio.Future[None]]") -> None:
+        task = asyncio.create_task(self._send(b"\n".join(lines), waiters))
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
+
+    async def _send(self, batch: bytes, waiters: "list[asyncio.Future[None]]") -> None:
+        headers = {"Nats-Msg-Id": secrets.token_hex(12)}
+        started = time.monotonic()
+        if self._unacknowledged_since is None:
+            self._unacknowledged_since = started
+        while True:
+            failure = await self._attempt(batch, headers)
+            if failure is None:
+                self._unacknowledged_since = None
+                for done in waiters:
+                    if not done.done():
+                        done.set_result(None)
+                return
+            if time.monotonic() - started > PATIENCE or self._client.is_closed:
+                log.error("audit events not acknowledged", events=len(waiters), error=failure)
+                for done in waiters:
+                    if not done.done():
+                        done.set_exception(Unavailable("the audit stream does not acknowledge events"))
+                return
+
+    async def _attempt(self, batch: bytes, headers: dict[str, str]) -> str | None:
+        try:
+            reply = await self._client.request(self._subject, batch, timeout=ATTEMPT, headers=headers)
+            answer = orjson.loads(reply.data)
+        except (Error, ValueError) as error:
+            await asyncio.sleep(0.05)  # no stream, no leader yet, or no connection: ask again soon
+            return str(error) or type(error).__name__
+        return None if "error" not in answer else str(answer["error"].get("description"))
+
+    async def close(self) -> None:
+        """Return when all that was taken has been acknowledged or given up."""
+        while self._waiting or self._sends:
+            if self._sends:
+                await asyncio.wait(self._sends)
+            else:
+                await asyncio.sleep(0)
+
+
+def _report(done: "asyncio.Future[None]") -> None:
+    if not done.cancelled() and done.exception() is not None:
+        log.error("audit event lost", error=str(done.exception()))

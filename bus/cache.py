@@ -1,0 +1,101 @@
+"""A cache that is believed only under the lease of the feed it hangs on."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from mcpctl.bus.errors import BusError
+from mcpctl.bus.feed import Follower, now
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+LIMIT = 50_000
+"""Entries at the most; the oldest goes first."""
+
+
+@dataclass(slots=True)
+class Loaded(Generic[V]):
+    """An answer of the owner, true at change `seq` of `epoch`, and the seconds for which it may be kept."""
+
+    epoch: str
+    seq: int
+    value: V
+    ttl: float
+
+
+class LeasedCache(Generic[K, V]):
+    """Answers of the owner, and its refusals (for a shorter time), kept while the follower's lease runs."""
+
+    def __init__(
+        self,
+        follower: Follower,
+        load: Callable[[K, str], Awaitable[Loaded[V]]],
+        *,
+        refusals: tuple[type[BusError], ...] = (),
+        refusal_ttl: float = 0.0,
+    ) -> None:
+        self.follower = follower
+        self._load = load
+        self._refusals, self._refusal_ttl = refusals, refusal_ttl
+        self._kept: dict[K, tuple[float, V]] = {}
+        self._refused: dict[K, tuple[float, BusError]] = {}
+        self._loading: dict[K, asyncio.Task[V]] = {}
+        follower.on_reset.append(self.clear)
+
+    def peek(self, key: K) -> V | None:
+        """Return what is kept and may be believed now, or None. Costs no wait: this is the hot path."""
+        entry = self._kept.get(key)
+        if entry is None or entry[0] <= now() or not self.follower.trusted:
+            return None
+        return entry[1]
+
+    async def get(self, key: K, bearer: str) -> V:
+        """Return what is kept, or ask the owner on the authority of `bearer`.
+
+        Raises what the owner answers, and `Unavailable` without a lease.
+        """
+        kept = self.peek(key)
+        if kept is not None:
+            return kept
+        self.follower.demand_lease()
+        refused = self._refused.get(key)
+        if refused is not None and refused[0] > now():
+            raise refused[1].with_traceback(None)
+        task = self._loading.get(key)
+        if task is None:
+            task = self._loading[key] = asyncio.create_task(self._ask(key, bearer))
+            task.add_done_callback(lambda _: self._loading.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _ask(self, key: K, bearer: str) -> V:
+        for _ in range(3):
+            try:
+                loaded = await self._load(key, bearer)
+            except self._refusals as refusal:
+                self._keep(self._refused, key, (now() + self._refusal_ttl, refusal))
+                raise
+            # What the owner said before a change that is known here may be stale: ask again, keep nothing.
+            if loaded.epoch == self.follower.epoch and loaded.seq >= self.follower.seq:
+                self._keep(self._kept, key, (now() + loaded.ttl, loaded.value))
+                return loaded.value
+        return loaded.value
+
+    @staticmethod
+    def _keep(entries: dict[K, tuple[float, V]] | dict[K, tuple[float, BusError]], key: K, entry: tuple[float, object]) -> None:
+        if len(entries) >= LIMIT:
+            del entries[next(iter(entries))]
+        entries[key] = entry  # type: ignore[assignment]  # the two dictionaries differ in the second member only
+
+    def drop(self, concerns: Callable[[K, V], bool]) -> list[V]:
+        """Drop what a change concerns, and return it."""
+        gone = [key for key, (_, value) in self._kept.items() if concerns(key, value)]
+        return [self._kept.pop(key)[1] for key in gone]
+
+    def drop_refusals(self) -> None:
+        self._refused.clear()
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self._refused.clear()

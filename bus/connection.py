@@ -1,0 +1,268 @@
+"""The bus as the parts see it: call, serve, publish, listen, ready, close.
+
+What is awkward about NATS and nats-py is dealt with here and nowhere else (seen on nats-py 2.16 with
+nats-server 2.15): callbacks run one at a time per subscription; `subscribe()` returns before the server
+knows of it; `drain()` does not wait for tasks; a protocol error closes the client for good.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Protocol, Self, TypeVar
+
+import nats
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import ConnectionClosedError, Error, MaxPayloadError, NoRespondersError, NoServersError
+from nats.errors import TimeoutError as NatsTimeoutError
+from pydantic import ValidationError
+
+from mcpctl.bus.context import remaining, request_context, traceparent
+from mcpctl.bus.contract import Call, Event, Message
+from mcpctl.bus.errors import BadRequest, BusError, DeadlineExceeded, Internal, TooLarge, Unavailable
+from mcpctl.bus.identity import INBOX, ActorIdentity, Identity, inbox_of
+
+log = structlog.get_logger()
+
+ERROR_CODE = "Nats-Service-Error-Code"
+ERROR_TEXT = "Nats-Service-Error"
+BUDGET = "Mcpctl-Budget-Ms"
+TRACE = "traceparent"
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+M = TypeVar("M", bound=Message)
+
+
+class Handler(Protocol[Q, R]):
+    """Answers one call; `caller` is the asking connection's name, pinned by its NATS permissions."""
+
+    def __call__(self, request: Q, caller: str, /) -> Awaitable[R]: ...
+
+
+class Tasks:
+    """Tasks that somebody holds: at most `limit` at once, awaited at the end."""
+
+    def __init__(self, limit: int = 1024) -> None:
+        self._limit = limit
+        self._running: set[asyncio.Task[None]] = set()
+
+    @property
+    def full(self) -> bool:
+        return len(self._running) >= self._limit
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def finish(self, grace: float) -> None:
+        """Wait `grace` seconds for the running tasks, then cancel what is left."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace)
+        await self.cancel()
+
+    async def cancel(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+
+async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: object) -> Client:
+    """Connect to NATS with the intervals that notice a dead server in two seconds.
+
+    Raises `Unavailable` where the server cannot be reached or refuses the connection.
+    """
+
+    async def closed() -> None:
+        on_closed()
+
+    async def note(error: Exception) -> None:
+        if not isinstance(error, ConnectionError | OSError | Error) or "permissions violation" in str(error).lower():
+            log.warning("bus error", error=str(error) or repr(error))
+
+    try:
+        return await nats.connect(  # type: ignore[misc]  # the options come from an identity
+            url,
+            closed_cb=closed,
+            error_cb=note,
+            connect_timeout=2,
+            ping_interval=1,
+            max_outstanding_pings=2,
+            reconnect_time_wait=0.05,
+            max_reconnect_attempts=-1,
+            allow_reconnect=True,
+            **options,
+        )
+    except (NoServersError, NatsTimeoutError, OSError, Error) as error:
+        raise Unavailable(f"the bus at {url} cannot be reached or refused the connection ({_say(error)})") from error
+
+
+def _say(error: Exception) -> str:
+    return str(error).removeprefix("nats: ") or type(error).__name__
+
+
+class Bus:
+    """One part's connection to the account RPC."""
+
+    def __init__(self, client: Client, identity: Identity, closed: asyncio.Event) -> None:
+        self.client, self.identity, self.closed = client, identity, closed
+        self.caller = identity.caller
+        self.tasks = Tasks()
+        self._subscriptions: list[Subscription] = []
+
+    @classmethod
+    async def connect(cls, url: str, identity: Identity, *, patience: float = 0.0) -> Self:
+        """Connect as `identity`, trying again for `patience` seconds while the bus is away."""
+        closed = asyncio.Event()
+        give_up = asyncio.get_running_loop().time() + patience
+        while True:
+            try:
+                client = await connect_nats(url, on_closed=closed.set, **identity.options())
+                break
+            except Unavailable:
+                if asyncio.get_running_loop().time() >= give_up:
+                    raise
+                await asyncio.sleep(0.1)
+        return cls(client, identity, closed)
+
+    async def call(self, call: Call[Q, R], request: Q, *, timeout: float | None = None) -> R:
+        """Ask, and return the answer. Raises the responder's `BusError`, or one that says why there is none."""
+        budget = remaining(call.timeout if timeout is None else timeout)
+        headers = {BUDGET: str(int(budget * 1000)), TRACE: traceparent()}
+        try:
+            reply = await self.client.request(
+                call.subject(self.caller), request.model_dump_json().encode(), timeout=budget, headers=headers
+            )
+        except NoRespondersError as error:
+            raise Unavailable(f"no {call.actor} actor answers on the bus") from error
+        except NatsTimeoutError as error:
+            raise DeadlineExceeded(f"{call.name} was not answered within {budget:.1f} s") from error
+        except MaxPayloadError as error:
+            raise TooLarge(f"the request to {call.name} is larger than a bus message may be") from error
+        except (ConnectionClosedError, Error) as error:
+            raise Unavailable(f"the bus is away ({_say(error)})") from error
+        code = (reply.headers or {}).get(ERROR_CODE)
+        if code is not None:
+            raise BusError.of(code, (reply.headers or {}).get(ERROR_TEXT, ""))
+        return call.reply.model_validate_json(reply.data)
+
+    async def serve(self, call: Call[Q, R], handler: Handler[Q, R]) -> None:
+        """Answer a call from now on, as one of the actor's queue group."""
+
+        async def answer(msg: Msg) -> None:
+            if not self._reply_is_callers_own(msg):
+                log.warning("request dropped: its reply subject is not its caller's", subject=msg.subject)
+                return
+            headers: dict[str, str] = {}
+            body = b""
+            try:
+                body = (await self._handle(call, handler, msg)).model_dump_json().encode()
+            except BusError as error:
+                headers = {ERROR_CODE: error.code, ERROR_TEXT: str(error).replace("\r", " ").replace("\n", " ")}
+            with suppress(Error):
+                await self.client.publish(msg.reply, body, headers=headers or None)
+
+        await self.subscribe(call.subject("*"), answer, queue=call.actor)
+
+    async def _handle(self, call: Call[Q, R], handler: Handler[Q, R], msg: Msg) -> R:
+        sent = msg.headers or {}
+        given = sent.get(BUDGET, "")
+        budget = min(call.timeout, int(given) / 1000) if given.isdigit() else call.timeout
+        try:
+            request = call.request.model_validate_json(msg.data)
+        except ValidationError as error:
+            raise BadRequest(first_fault(error)) from error
+        try:
+            with request_context(budget, sent.get(TRACE)):
+                async with asyncio.timeout(budget):
+                    return await handler(request, msg.subject.rpartition(".")[2])
+        except BusError:
+            raise
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{call.name} took longer than {budget:.1f} s") from error
+        except Exception as error:
+            log.exception("handler failed", call=call.name)
+            raise Internal("internal error; the actor's log has the details") from error
+
+    @staticmethod
+    def _reply_is_callers_own(msg: Msg) -> bool:
+        return msg.reply.startswith(inbox_of(msg.subject.rpartition(".")[2]) + ".")
+
+    async def subscribe(self, subject: str, handle: Callable[[Msg], Coroutine[Any, Any, None]], *, queue: str = "") -> None:
+        """Run `handle` in a task of its own for each message on a subject."""
+
+        async def start(msg: Msg) -> None:
+            if self.tasks.full:
+                log.warning("message dropped: too many are being handled", subject=msg.subject)
+                return
+            self.tasks.start(handle(msg))
+
+        self._subscriptions.append(await self.client.subscribe(subject, queue=queue, cb=start))
+
+    async def receive(self, subject: str, handle: Callable[[Msg], Awaitable[None]], *, queue: str = "") -> None:
+        """Run `handle` for one message of a subject after the other: for what must keep its order, or be quick."""
+        self._subscriptions.append(await self.client.subscribe(subject, queue=queue, cb=handle))
+
+    async def listen(self, event: Event[M], handle: Callable[[M], Awaitable[None]]) -> None:
+        """Hear an event, in order."""
+
+        async def receive(msg: Msg) -> None:
+            await handle(event.message.model_validate_json(msg.data))
+
+        await self.receive(event.subject, receive)
+
+    async def ready(self) -> None:
+        """Return when the server knows all subscriptions.
+
+        Twice, since one flush writes its PING ahead of a SUB that is still queued (measured: 13 of 700 lost).
+        """
+        await self.client.flush()
+        await self.client.flush()
+
+    async def close(self, *, grace: float = 5.0) -> None:
+        """Take no more requests, finish those at hand, disconnect."""
+        for subscription in self._subscriptions:
+            with suppress(Error):
+                await subscription.unsubscribe()
+        await self.tasks.finish(grace)
+        with suppress(Error):
+            await self.client.close()
+
+
+class Publisher:
+    """An actor's connection to the account EVENTS, where it is the only writer of its events."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @classmethod
+    async def connect(cls, url: str, identity: ActorIdentity, on_closed: Callable[[], None]) -> Self:
+        options = identity.options(f"{identity.role}-events")
+        return cls(await connect_nats(url, on_closed=on_closed, **options))
+
+    async def publish(self, event: Event[M], message: M) -> None:
+        await self.publish_raw(event.subject, message.model_dump_json().encode())
+
+    async def publish_raw(self, subject: str, payload: bytes) -> None:
+        """Tell everybody; one who is away does not hear it, so what matters is also pulled."""
+        with suppress(Error):
+            await self._client.publish(subject, payload)
+
+    async def close(self) -> None:
+        with suppress(Error):
+            await self._client.drain()
+
+
+def first_fault(error: ValidationError) -> str:
+    """Say in one line what is wrong with a message, and where: never with the value, which may be secret."""
+    fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    text = fault["msg"].removeprefix("Value error, ")
+    return f"{where}: {text}" if where else text
+
+
+__all__ = ["INBOX", "Bus", "Publisher", "Tasks", "connect_nats", "first_fault"]

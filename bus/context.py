@@ -1,0 +1,38 @@
+"""What belongs to the request at hand and travels with it: its time budget and its trace."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+_traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
+
+
+def new_traceparent() -> str:
+    """Return a fresh W3C traceparent (Trace Context, section 3.2)."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def traceparent() -> str:
+    """Return the trace of the request at hand, or a fresh one outside any request."""
+    return _traceparent.get() or new_traceparent()
+
+
+def remaining(limit: float) -> float:
+    """Return `limit` seconds, cut to what is left of the request at hand (never below 0)."""
+    deadline = _deadline.get()
+    return limit if deadline is None else max(0.0, min(limit, deadline - time.monotonic()))
+
+
+@contextmanager
+def request_context(budget: float, trace: str | None) -> Iterator[None]:
+    """Give the calls made inside it `budget` seconds together, and one trace."""
+    deadline = _deadline.set(time.monotonic() + budget)
+    traced = _traceparent.set(trace or new_traceparent())
+    try:
+        yield
+    finally:
+        _traceparent.reset(traced)
+        _deadline.reset(deadline)

@@ -1,0 +1,165 @@
+"""The shape of everything that parts say to each other: messages, calls, events, change feeds."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PREFIX = "mcpctl.v1"
+
+Role = Literal["operator", "gateway", "login", "token", "rbac", "catalog", "session", "router", "audit"]
+"""Who is on the bus: three kinds of connection admitted by auth callout, and the actors."""
+
+ACTORS: tuple[Role, ...] = ("token", "rbac", "catalog", "session", "router", "audit")
+
+
+class Message(BaseModel):
+    """A control-plane message: frozen; unknown fields are ignored, so that versions can run side by side."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+BearerText = Annotated[str, Field(repr=False, description="The bearer on whose authority this is asked.")]
+
+
+class Authorized(Message):
+    """A request that carries its authority: the bearer of the one for whom it is asked."""
+
+    bearer: BearerText
+
+
+class Done(Message):
+    """The answer of a call that has nothing to tell."""
+
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class Need:
+    """The right that a call demands of its bearer, in the request's `project` and on its `name`.
+
+    The RbacEvaluator is asked before the handler runs. None of these where a handler decides by itself.
+    """
+
+    verb: Literal["view", "create", "edit", "delete", "run"]
+    resource: str
+
+    def __str__(self) -> str:
+        return f"{self.verb} on {self.resource}"
+
+
+@dataclass(frozen=True)
+class Call(Generic[Q, R]):
+    """One question to one actor, and its answer.
+
+    `callers` are the only roles whose NATS permissions let them ask. `timeout` is in seconds and is cut to
+    what is left of the caller's own. `open` marks the few calls whose request carries no bearer at all.
+    """
+
+    name: str
+    request: type[Q]
+    reply: type[R]
+    callers: tuple[Role, ...]
+    needs: Need | None = None
+    timeout: float = 2.0
+
+    @property
+    def actor(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def verb(self) -> str:
+        return self.name.partition(".")[2]
+
+    @property
+    def summary(self) -> str:
+        return (self.request.__doc__ or "").strip().partition("\n")[0]
+
+    def subject(self, caller: str) -> str:
+        """Return the subject to ask on; `*` stands for any caller."""
+        return f"{PREFIX}.{self.name}.{caller}"
+
+
+@dataclass(frozen=True)
+class Event(Generic[M]):
+    """Something that an actor tells everybody who may hear it, in the EVENTS account."""
+
+    name: str
+    message: type[M]
+    listeners: tuple[Role, ...]
+
+    @property
+    def actor(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def subject(self) -> str:
+        actor, _, verb = self.name.partition(".")
+        return f"{PREFIX}.event.{actor}.{verb}"
+
+
+class Change(Message):
+    """One numbered change of what an actor owns.
+
+    `kind` and `key` name the thing (`token` and a SHA-256, `user` and a name, `project` and a name …).
+    """
+
+    seq: int
+    kind: str
+    key: str
+    action: Literal["created", "changed", "removed", "revoked"]
+
+
+class Changed(Message):
+    """A change, as broadcast."""
+
+    epoch: str
+    change: Change
+
+
+class PullChanges(Message):
+    """Ask for what changed after `seq` of `epoch`: the answer renews the asker's lease."""
+
+    epoch: str
+    seq: int
+    instance: str
+
+
+class Changes(Message):
+    """What changed since. `reset` says that the asker knows too little: it must drop its cache first."""
+
+    epoch: str
+    seq: int
+    changes: tuple[Change, ...] = ()
+    reset: bool = False
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The numbered changes of one actor: broadcast at once, and pulled every second as a lease."""
+
+    actor: Role
+    followers: tuple[Role, ...]
+
+    @property
+    def pull(self) -> Call[PullChanges, Changes]:
+        return Call(f"{self.actor}.changes", PullChanges, Changes, callers=self.followers, timeout=1.0)
+
+    @property
+    def changed(self) -> Event[Changed]:
+        return Event(f"{self.actor}.changed", Changed, listeners=self.followers)
+
+
+def declared(module: ModuleType) -> Iterator[Call[Message, Message] | Event[Message]]:
+    """Yield every call and event that a contract module declares, feeds included, in the order of writing."""
+    for value in vars(module).values():
+        if isinstance(value, Feed):
+            yield value.pull  # type: ignore[misc]  # Call[PullChanges, Changes] is a call like any other
+            yield value.changed  # type: ignore[misc]
+        elif isinstance(value, Call | Event):
+            yield value

@@ -1,0 +1,110 @@
+"""What was done and decided: the ledger's events, kept by the AuditSink."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from mcpctl.bus.contract import PREFIX, Authorized, Call, Message, Need
+from mcpctl.bus.names import NO_PROJECT, Label, subject_token
+
+STREAM = "AUDIT"
+"""The JetStream stream, in the account STREAMS, that holds what is not yet in the ledger (and a while longer)."""
+
+APPEND = f"{PREFIX}.audit.append"
+"""Events are appended on `APPEND.<caller>`: JSON lines, acknowledged by JetStream."""
+
+TAIL = f"{PREFIX}.audit.*.*.*.*"
+"""Where each event is broadcast once it is in the ledger: `….<project>.<kind>.<outcome>.<principal>`."""
+
+Outcome = Literal["allow", "deny", "error", "cancelled", "revoked"]
+
+
+class Event(Message):
+    """One audit event. `at` is in milliseconds since 1970, by the clock of the part that wrote it.
+
+    `kind` is `call` (the decision on an MCP request), `result` (its outcome), `edge` (a refusal by a gateway)
+    or an actor's verb such as `token.issue`. `args` is the SHA-256 of a tool call's arguments: never the values.
+    """
+
+    id: str
+    at: int
+    kind: str
+    outcome: Outcome
+    project: str | None = None
+    principal: str | None = None
+    user: str | None = None
+    token_name: str | None = None
+    token_sha: str | None = None
+    gateway: str | None = None
+    router: str | None = None
+    server: str | None = None
+    method: str | None = None
+    name: str | None = None
+    rule: str | None = None
+    session: str | None = None
+    correlation: str | None = None
+    trace: str | None = None
+    args: str | None = None
+    size_in: int | None = None
+    size_out: int | None = None
+    ms: float | None = None
+    detail: str | None = None
+
+    @property
+    def tail_subject(self) -> str:
+        """Return the subject on which auditors hear this event."""
+        kind = self.kind.replace(".", "-")
+        who = self.principal or "nobody"
+        return f"{PREFIX}.audit.{self.project or NO_PROJECT}.{subject_token(kind)}.{self.outcome}.{who}"
+
+
+class Entry(Message):
+    """An event in the ledger: `seq` orders all of them, `number` those of its project, `hash` chains these."""
+
+    seq: int
+    number: int
+    hash: str
+    event: Event
+
+
+class Filter(Message):
+    """Which events: each field that is given must match; `tool` and `principal` are globs."""
+
+    project: Label | None = None
+    kind: str | None = None
+    outcome: Outcome | None = None
+    token: str | None = Field(None, description="an mcptoken's name")
+    token_sha: str | None = None
+    user: str | None = None
+    tool: str | None = Field(None, description="a glob over <server>/<tool>")
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class Query(Authorized):
+    """Show the newest events of the ledger that match, oldest first."""
+
+    project: Label | None = None
+    filter: Filter = Filter()
+    limit: int = Field(50, ge=1, le=1000)
+
+
+class Entries(Message):
+    """Ledger entries, and the `cursor` after which `follow` goes on."""
+
+    items: tuple[Entry, ...]
+    cursor: int
+
+
+class Follow(Authorized):
+    """Wait for events after `cursor` that match, up to `wait_ms`; nothing in between is ever skipped."""
+
+    project: Label | None = None
+    filter: Filter = Filter()
+    cursor: int = Field(ge=0)
+    wait_ms: int = Field(20_000, ge=0, le=30_000)
+
+
+query = Call("audit.query", Query, Entries, callers=("operator",), needs=Need("view", "audit"), timeout=10.0)
+follow = Call("audit.follow", Follow, Entries, callers=("operator",), needs=Need("view", "audit"), timeout=35.0)

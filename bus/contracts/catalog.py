@@ -1,0 +1,286 @@
+"""What there is: projects, upstream servers and sealed secrets, kept by the Catalog."""
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+
+from mcpctl.bus.contract import Authorized, Call, Done, Feed, Message, Need
+from mcpctl.bus.names import Label
+
+SECRET_MARK = "secret:"  # noqa: S105 - the mark of a reference, not a secret
+"""A header or environment value that begins so names a secret: the value is unsealed for the router alone."""
+
+HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")]
+HeaderValue = Annotated[str, Field(max_length=8192, pattern=r"^[\x20-\x7e\t]*$")]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+EnvValue = Annotated[str, Field(max_length=32768, pattern=r"^[^\x00]*$")]
+Prefix = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,18}[a-z0-9])?$")]
+
+_NOT_SENT = frozenset(
+    {"host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive"}
+)
+
+
+class ServerSpec(Message):
+    """An upstream MCP server: reached over Streamable HTTP (`url`) or started over stdio (`command`).
+
+    `prefix` names its tools where a project has several servers: `<prefix>__<tool>`; default: its name.
+    """
+
+    name: Label
+    description: str = Field("", max_length=500)
+    url: str | None = Field(None, max_length=2048)
+    headers: dict[HeaderName, HeaderValue] = {}
+    command: tuple[str, ...] = Field((), max_length=256)
+    env: dict[EnvName, EnvValue] = {}
+    prefix: Prefix | None = None
+    isolation: Literal["shared", "session"] = "shared"
+
+    @model_validator(mode="after")
+    def _is_one_transport(self) -> Self:
+        if (self.url is None) == (not self.command):
+            raise ValueError("a server has either a url or a command")
+        if self.url is not None:
+            self._check_url(self.url)
+            if self.env:
+                raise ValueError("env belongs to a server with a command")
+        if self.command:
+            if self.headers:
+                raise ValueError("headers belong to a server with a url")
+            if not self.command[0] or any("\0" in word for word in self.command):
+                raise ValueError("command is empty or has a NUL character in it")
+        if self.prefix is None and len(self.name) > 20:
+            raise ValueError(f"the name {self.name} is longer than 20 characters: give the server a prefix")
+        return self
+
+    def _check_url(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("url must begin with http:// or https:// and name a host")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("url must not hold credentials: use a header with a secret")
+        if parts.fragment or any(c <= " " or c == "\x7f" for c in url):
+            raise ValueError("url must have no fragment, no space and no control character")
+        refused = sorted(name for name in self.headers if name.lower() in _NOT_SENT)
+        if refused:
+            raise ValueError(f"header {refused[0]} is set by the connection itself")
+
+    @property
+    def slug(self) -> str:
+        """What stands before the names of its tools in a project with several servers."""
+        return self.prefix or self.name
+
+
+class Server(Message):
+    """A server as the Catalog keeps it. `revision` grows with each edit."""
+
+    spec: ServerSpec
+    revision: int
+    created_at: datetime
+    projects: tuple[str, ...] = ()
+
+
+class CreateServer(Authorized):
+    """Define an upstream server, and add it to projects if any are named."""
+
+    spec: ServerSpec
+    projects: tuple[Label, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+class ListServers(Authorized):
+    """List the upstream servers."""
+
+
+class Servers(Message):
+    items: tuple[Server, ...]
+
+
+class GetServer(Authorized):
+    """Show one upstream server; secrets are named, never shown."""
+
+    name: Label
+
+
+class EditServer(Authorized):
+    """Replace a server's specification. `revision` (if given) must be the one that was read."""
+
+    spec: ServerSpec
+    revision: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+class DeleteServer(Authorized):
+    """Delete a server and take it out of every project."""
+
+    name: Label
+
+
+class ProjectSpec(Message):
+    """A project: the servers that its tokens may be given, in the order in which they are listed."""
+
+    name: Label
+    description: str = Field("", max_length=500)
+    servers: tuple[Label, ...] = Field((), max_length=500)
+
+
+class Project(Message):
+    """A project as the Catalog keeps it."""
+
+    spec: ProjectSpec
+    revision: int
+    created_at: datetime
+
+
+class CreateProject(Authorized):
+    """Create a project."""
+
+    spec: ProjectSpec
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+class ListProjects(Authorized):
+    """List the projects."""
+
+
+class Projects(Message):
+    items: tuple[Project, ...]
+
+
+class GetProject(Authorized):
+    """Show one project."""
+
+    name: Label
+
+
+class EditProject(Authorized):
+    """Replace a project's specification. `revision` (if given) must be the one that was read."""
+
+    spec: ProjectSpec
+    revision: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+class DeleteProject(Authorized):
+    """Delete a project. Its tokens lead nowhere from then on."""
+
+    name: Label
+
+
+class CreateSecret(Authorized):
+    """Seal a value under a name; it can be used by servers and is never shown again."""
+
+    name: Label
+    value: Annotated[str, Field(repr=False, min_length=1, max_length=65536)]
+    replace: bool = False
+
+
+class Secret(Message):
+    """A secret's name and age: the value stays sealed."""
+
+    name: str
+    created_at: datetime
+    updated_at: datetime
+    used_by: tuple[str, ...] = ()
+
+
+class ListSecrets(Authorized):
+    """List the secrets by name."""
+
+
+class Secrets(Message):
+    items: tuple[Secret, ...]
+
+
+class DeleteSecret(Authorized):
+    """Delete a secret that no server uses."""
+
+    name: Label
+
+
+class GetView(Authorized):
+    """Say what a project consists of, for routing its requests."""
+
+    project: Label
+
+
+class UpstreamServer(Message):
+    """A server as the router needs it: no secret is in it, `revision` changes with any edit."""
+
+    name: str
+    slug: str
+    revision: str
+    transport: Literal["http", "stdio"]
+    isolation: Literal["shared", "session"]
+
+
+class View(Message):
+    """The runtime view of a project, as it was at change `seq` of `epoch`."""
+
+    epoch: str
+    seq: int
+    project: str
+    servers: tuple[UpstreamServer, ...]
+
+
+class Unseal(Authorized):
+    """Give the router all that it takes to connect to one server of a project, secrets in clear."""
+
+    project: Label
+    server: Label
+
+
+class Connection(Message):
+    """How to reach a server. Never logged, never stored."""
+
+    revision: str
+    url: str | None = None
+    headers: Annotated[dict[str, str], Field(repr=False)] = {}
+    command: tuple[str, ...] = ()
+    env: Annotated[dict[str, str], Field(repr=False)] = {}
+
+
+create_server = Call(
+    "catalog.create_server", CreateServer, Server, callers=("operator",), needs=Need("create", "servers")
+)
+list_servers = Call("catalog.list_servers", ListServers, Servers, callers=("operator",), needs=Need("view", "servers"))
+get_server = Call("catalog.get_server", GetServer, Server, callers=("operator",), needs=Need("view", "servers"))
+edit_server = Call("catalog.edit_server", EditServer, Server, callers=("operator",), needs=Need("edit", "servers"))
+delete_server = Call("catalog.delete_server", DeleteServer, Done, callers=("operator",), needs=Need("delete", "servers"))
+
+create_project = Call(
+    "catalog.create_project", CreateProject, Project, callers=("operator",), needs=Need("create", "projects")
+)
+list_projects = Call(
+    "catalog.list_projects", ListProjects, Projects, callers=("operator",), needs=Need("view", "projects")
+)
+get_project = Call("catalog.get_project", GetProject, Project, callers=("operator",), needs=Need("view", "projects"))
+edit_project = Call("catalog.edit_project", EditProject, Project, callers=("operator",), needs=Need("edit", "projects"))
+delete_project = Call(
+    "catalog.delete_project", DeleteProject, Done, callers=("operator",), needs=Need("delete", "projects")
+)
+
+create_secret = Call(
+    "catalog.create_secret", CreateSecret, Secret, callers=("operator",), needs=Need("create", "secrets")
+)
+list_secrets = Call("catalog.list_secrets", ListSecrets, Secrets, callers=("operator",), needs=Need("view", "secrets"))
+delete_secret = Call("catalog.delete_secret", DeleteSecret, Done, callers=("operator",), needs=Need("delete", "secrets"))
+
+view = Call("catalog.view", GetView, View, callers=("router",))
+unseal = Call("catalog.unseal", Unseal, Connection, callers=("router",))
+
+feed = Feed("catalog", followers=("router",))

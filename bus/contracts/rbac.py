@@ -1,0 +1,291 @@
+"""Who may do what: bindings, definitions and the scope that follows from them, kept by the RbacEvaluator."""
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from mcpctl.bus.contract import Authorized, Call, Done, Feed, Message, Need
+from mcpctl.bus.names import Label, principal_label
+
+Role = Literal["view", "create", "delete", "edit", "run"]
+Verb = Literal["view", "create", "edit", "delete", "run"]
+Resource = Literal[
+    "projects",
+    "servers",
+    "tools",
+    "prompts",
+    "secrets",
+    "mcptokens",
+    "users",
+    "groups",
+    "serviceaccounts",
+    "rbac",
+    "audit",
+    "*",
+]
+Operation = Literal["logs", "backup", "restore", "audit-purge", "impersonate", "revoke-any", "escalate", "*"]
+
+VERBS_OF: dict[Role, frozenset[Verb]] = {
+    "view": frozenset({"view"}),
+    "create": frozenset({"view", "create"}),
+    "delete": frozenset({"view", "delete"}),
+    "edit": frozenset({"view", "create", "edit", "delete"}),
+    "run": frozenset({"view", "run"}),
+}
+
+ADMINS = "admins"
+"""The group, and the built-in definition, that holds every right."""
+
+
+class Binding(Message):
+    """What is granted: a role on a resource, by name or glob if given, or (role `run`) one operation.
+
+    As text: `role:view,resource:servers`, `role:run,resource:tools,name:github/*`, `action:logs`.
+    """
+
+    role: Role
+    resource: Resource | None = None
+    name: str | None = Field(None, min_length=1, max_length=200)
+    action: Operation | None = None
+
+    @model_validator(mode="after")
+    def _names_one_thing(self) -> Self:
+        if (self.resource is None) == (self.action is None):
+            raise ValueError("a binding names either a resource or an action")
+        if self.action is not None and (self.role != "run" or self.name is not None):
+            raise ValueError("a binding of an action has the role run and no name")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the text form. Raises `ValueError` where it is not one."""
+        fields: dict[str, str] = {}
+        for part in text.split(","):
+            key, colon, value = part.partition(":")
+            if not colon or not value or key in fields or key not in ("role", "resource", "name", "action"):
+                raise ValueError(f"{text!r} is no binding: write role:ROLE,resource:RESOURCE[,name:GLOB] or action:OPERATION")
+            fields[key] = value
+        if "action" in fields:
+            fields.setdefault("role", "run")
+        return cls.model_validate(fields)
+
+    def __str__(self) -> str:
+        if self.action is not None:
+            return f"action:{self.action}"
+        return f"role:{self.role},resource:{self.resource}" + (f",name:{self.name}" if self.name else "")
+
+    def grants(self, verb: str, resource: str, name: str | None) -> bool:
+        """Tell whether this binding alone grants `verb` on the resource (of that name; None means all of them)."""
+        if self.resource not in (resource, "*") or verb not in VERBS_OF[self.role]:
+            return False
+        if self.name is None:
+            return True
+        return name is not None and verb != "create" and fnmatchcase(name, self.name)
+
+    def covers(self, other: "Binding") -> bool:
+        """Tell whether whatever `other` grants, this grants too. Never says yes where it is not certain."""
+        if other.action is not None:
+            return self.action in (other.action, "*")
+        if self.action is not None or self.resource not in (other.resource, "*"):
+            return False
+        if self.name is None:
+            return VERBS_OF[self.role] >= VERBS_OF[other.role]
+        if other.name is None or self.role != other.role:
+            return False
+        exact = not any(c in other.name for c in "*?[")
+        return other.name == self.name or (exact and fnmatchcase(other.name, self.name))
+
+
+class Scope(Message):
+    """The rights of a principal in a project: granted is what every layer grants.
+
+    The layers of a token are its own bindings, those of the tokens above it, and those of its owner.
+    """
+
+    layers: tuple[tuple[Binding, ...], ...]
+
+    def allows(self, verb: str, *names: tuple[str, str | None]) -> bool:
+        """Tell whether each layer grants `verb` on at least one of the (resource, name) pairs."""
+        return all(
+            any(binding.grants(verb, resource, name) for binding in layer for resource, name in names)
+            for layer in self.layers
+        )
+
+    def may_operate(self, operation: str) -> bool:
+        return all(any(b.action in (operation, "*") for b in layer) for layer in self.layers)
+
+    def covers(self, binding: Binding) -> bool:
+        """Tell whether the principal holds all that `binding` grants (a single binding of each layer must)."""
+        return all(any(own.covers(binding) for own in layer) for layer in self.layers)
+
+    def sees_tool(self, server: str, tool: str) -> bool:
+        return self.allows("view", ("servers", server), ("tools", f"{server}/{tool}"))
+
+    def runs_tool(self, server: str, tool: str) -> bool:
+        return self.allows("run", ("servers", server), ("tools", f"{server}/{tool}"))
+
+    def sees_server(self, server: str) -> bool:
+        return self.allows("view", ("servers", server))
+
+    def touches_server(self, server: str) -> bool:
+        """Tell whether any tool of the server could be granted: if not, it is as if it were not there."""
+        return all(any(_touches(binding, server) for binding in layer) for layer in self.layers)
+
+
+def _touches(binding: Binding, server: str) -> bool:
+    if binding.grants("view", "servers", server):
+        return True
+    if binding.resource not in ("tools", "*"):
+        return False
+    if binding.name is None:
+        return True
+    pattern = binding.name.partition("/")[0]
+    return fnmatchcase(server, pattern) or "*" in pattern
+
+
+SUBJECT_PATTERN = r"^(User|Group|ServiceAccount|McpToken):[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$"
+
+
+class Definition(Message):
+    """Subjects, and what they are granted: in one project, or (`project` None) in all."""
+
+    name: Label
+    project: Label | None = None
+    subjects: tuple[str, ...] = Field(min_length=1)
+    bindings: tuple[Binding, ...] = ()
+
+    @field_validator("subjects")
+    @classmethod
+    def _are_subjects(cls, subjects: Iterable[str]) -> tuple[str, ...]:
+        for subject in subjects:
+            if not re.match(SUBJECT_PATTERN, subject):
+                raise ValueError(f"{subject!r} is no subject: write User:NAME, Group:NAME, ServiceAccount:NAME or McpToken:SHA256")
+        return tuple(subjects)
+
+
+class Check(Authorized):
+    """Say whether the bearer may do this, and by which definition and binding."""
+
+    verb: Verb
+    resource: Resource
+    name: str | None = None
+    project: Label | None = None
+
+
+class Verdict(Message):
+    """The decision, the reason, and for whom it was taken: the principal, and the owner whose rights bound it."""
+
+    allowed: bool
+    reason: str
+    kind: Literal["User", "ServiceAccount", "McpToken"]
+    name: str
+    sha: str
+    project: str | None
+    owner_kind: Literal["User", "ServiceAccount"]
+    owner: str
+
+    @property
+    def label(self) -> str:
+        return principal_label(self.kind, self.name)
+
+
+class GetScope(Authorized):
+    """Say what the bearer may do in a project."""
+
+    project: Label
+
+
+class ScopeOf(Message):
+    """The scope, as it was at change `seq` of `epoch`."""
+
+    epoch: str
+    seq: int
+    scope: Scope
+
+
+class CheckCeiling(Authorized):
+    """Say whether the bearer holds all that it wants to give: bindings, and membership in groups."""
+
+    project: Label | None = None
+    bindings: tuple[Binding, ...] = ()
+    groups: tuple[Label, ...] = ()
+
+
+class Define(Authorized):
+    """Create a definition, or (`replace`) change one."""
+
+    definition: Definition
+    replace: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def project(self) -> str | None:
+        return self.definition.project
+
+
+class ListDefinitions(Authorized):
+    """List the definitions."""
+
+
+class Definitions(Message):
+    items: tuple[Definition, ...]
+
+
+class GetDefinition(Authorized):
+    """Show one definition."""
+
+    name: Label
+
+
+class DeleteDefinition(Authorized):
+    """Delete a definition: what it granted is gone at once."""
+
+    name: Label
+
+
+class BindToken(Authorized):
+    """Give a new mcptoken its bindings, on the authority of the one who issues it."""
+
+    project: Label
+    name: Label
+    sha: str
+    bindings: tuple[Binding, ...]
+
+
+class UnbindSubject(Message):
+    """Forget a subject that is gone for good: a revoked token, a deleted user."""
+
+    subject: str
+
+
+class GetBindings(Authorized):
+    """Show the bindings of one mcptoken."""
+
+    project: Label
+    name: Label
+    sha: str
+
+
+class Bindings(Message):
+    bindings: tuple[Binding, ...]
+
+
+check = Call("rbac.check", Check, Verdict, callers=("operator", "token", "catalog", "session", "audit"))
+scope = Call("rbac.scope", GetScope, ScopeOf, callers=("router", "catalog"))
+check_ceiling = Call("rbac.check_ceiling", CheckCeiling, Done, callers=("token",))
+define = Call("rbac.define", Define, Definition, callers=("operator",), needs=Need("create", "rbac"))
+redefine = Call("rbac.redefine", Define, Definition, callers=("operator",), needs=Need("edit", "rbac"))
+list_definitions = Call("rbac.list", ListDefinitions, Definitions, callers=("operator",), needs=Need("view", "rbac"))
+get_definition = Call("rbac.get", GetDefinition, Definition, callers=("operator",), needs=Need("view", "rbac"))
+delete_definition = Call("rbac.delete", DeleteDefinition, Done, callers=("operator",), needs=Need("delete", "rbac"))
+bind_token = Call("rbac.bind_token", BindToken, Done, callers=("token",), needs=Need("create", "mcptokens"))
+unbind = Call("rbac.unbind", UnbindSubject, Done, callers=("token",))
+get_bindings = Call("rbac.bindings", GetBindings, Bindings, callers=("operator",), needs=Need("view", "mcptokens"))
+
+feed = Feed("rbac", followers=("router",))

@@ -1,0 +1,114 @@
+"""Following an actor's change feed: what makes a cache trustworthy, and for how long.
+
+A broadcast brings a change within milliseconds, but it may be lost. So the follower also pulls every second,
+and the answer is a lease: from the moment the pull was *sent*, by this process's own clock, until three
+seconds later the cache may be believed. A gap in the numbers pulls at once and leaves the lease as it is.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+
+import structlog
+
+from mcpctl.bus.connection import Bus
+from mcpctl.bus.contract import Change, Changed, Changes, Feed, PullChanges
+from mcpctl.bus.errors import BusError, Unavailable
+
+log = structlog.get_logger()
+
+LEASE = 3.0
+"""Seconds from the sending of a pull for which its answer vouches."""
+
+PULL_EVERY = 1.0
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def now() -> float:
+    """Seconds on a clock that also runs while the machine is suspended."""
+    return time.clock_gettime(_CLOCK)
+
+
+class Follower:
+    """One process's view of one feed. `on_change` and `on_reset` are called in the order of the numbers."""
+
+    def __init__(self, bus: Bus, feed: Feed) -> None:
+        self.feed = feed
+        self.epoch, self.seq = "", -1
+        self.on_change: list[Callable[[Change], None]] = []
+        self.on_reset: list[Callable[[], None]] = []
+        self.on_lapse: list[Callable[[], None]] = []
+        self._bus = bus
+        self._instance = f"{bus.caller}.{secrets.token_hex(6)}"
+        self._lease_until = 0.0
+        self._pull_now = asyncio.Event()
+        self._first = asyncio.Event()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the lease still runs. Without it nothing cached may be used."""
+        return now() < self._lease_until
+
+    def demand_lease(self) -> None:
+        """Raise `Unavailable` where the lease has run out."""
+        if not self.trusted:
+            raise Unavailable(f"the {self.feed.actor} actor cannot be reached to confirm what is known")
+
+    async def start(self) -> None:
+        """Listen to the broadcasts; `run` must be going for the lease to be renewed."""
+        await self._bus.listen(self.feed.changed, self._hear)
+
+    async def run(self) -> None:
+        """Pull for ever: every second, and at once when a change was missed."""
+        lapsed = True
+        while True:
+            self._pull_now.clear()
+            try:
+                await self._pull()
+                lapsed = False
+            except BusError as error:
+                log.warning("feed not pulled", feed=self.feed.actor, error=str(error))
+            if not self.trusted and not lapsed:
+                lapsed = True
+                for lapse in self.on_lapse:
+                    lapse()
+            try:
+                async with asyncio.timeout(PULL_EVERY if self.trusted else 0.2):
+                    await self._pull_now.wait()
+            except TimeoutError:
+                pass
+
+    async def first_lease(self) -> None:
+        """Return when the feed has been pulled once."""
+        await self._first.wait()
+
+    async def _pull(self) -> None:
+        sent = now()
+        asked = PullChanges(epoch=self.epoch, seq=self.seq, instance=self._instance)
+        self._apply(await self._bus.call(self.feed.pull, asked))
+        self._lease_until = sent + LEASE
+        self._first.set()
+
+    def _apply(self, answer: Changes) -> None:
+        if answer.reset or answer.epoch != self.epoch or answer.seq < self.seq:
+            self.epoch, self.seq = answer.epoch, answer.seq
+            for reset in self.on_reset:
+                reset()
+            return
+        for change in answer.changes:
+            if change.seq > self.seq:
+                self._take(change)
+        self.seq = max(self.seq, answer.seq)
+
+    async def _hear(self, changed: Changed) -> None:
+        if changed.epoch != self.epoch or changed.change.seq > self.seq + 1:
+            self._pull_now.set()
+        elif changed.change.seq == self.seq + 1:
+            self._take(changed.change)
+
+    def _take(self, change: Change) -> None:
+        self.seq = change.seq
+        for take in self.on_change:
+            take(change)

@@ -1,0 +1,106 @@
+"""The messages of the data plane: one JSON head line, a newline, and a raw body that is never re-modelled.
+
+A request's body is the raw `params` object of an MCP 2026-07-28 request. The answer is a numbered row of
+frames: `accepted` (after 50 ms, names the router), `beat` (every two seconds), `msg` (a notification, whole),
+`part` (a piece of a body too large for one message) and exactly one `end`.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from mcpctl.bus.contract import PREFIX
+from mcpctl.bus.errors import BadRequest
+
+ACCEPT_AFTER = 0.05
+"""Seconds after which a call that is not finished is acknowledged with `accepted`."""
+
+FIRST_FRAME_WITHIN = 1.0
+"""Seconds without any frame after which a call counts as never received."""
+
+BEAT_EVERY = 2.0
+"""Seconds between two `beat` frames of a running call."""
+
+SILENCE_LIMIT = 6.5
+"""Seconds without a frame after which the router of a running call counts as dead: three beats."""
+
+PIECE = 4 * 1024 * 1024
+"""Bytes of body in one frame at the most: half of the bus's `max_payload`."""
+
+
+def mcp_subject(project: str, caller: str) -> str:
+    return f"{PREFIX}.mcp.{project}.{caller}"
+
+
+def router_subject(router: str, caller: str) -> str:
+    return f"{PREFIX}.router.{router}.{caller}"
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Head of a request. `budget` is in milliseconds; `era` is the client's; `session` the opaque key of a legacy one."""
+
+    bearer: str
+    project: str
+    method: str
+    budget: int
+    correlation: str
+    server: str | None = None
+    era: Literal["legacy", "modern"] = "modern"
+    session: str | None = None
+    trace: str | None = None
+    gateway: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} in {self.project})"
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Head of a frame. `error` marks a body that is a JSON-RPC error; `fault` a `BusError`: its code, then its text."""
+
+    kind: Literal["accepted", "beat", "msg", "part", "end"]
+    number: int
+    router: str | None = None
+    error: bool = False
+    fault: tuple[str, str] | None = None
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """Ends a running call, named by its reply subject; sent to its router."""
+
+    cancel: str
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_request = msgspec.json.Decoder(Request).decode
+_decode_reply = msgspec.json.Decoder(Reply).decode
+_decode_cancel = msgspec.json.Decoder(Cancel).decode
+
+
+def encode(head: Request | Reply | Cancel, body: bytes = b"") -> bytes:
+    return _encode(head) + b"\n" + body
+
+
+def decode_request(data: bytes) -> tuple[Request, bytes]:
+    """Split a request. Raises `BadRequest` where the head is not one."""
+    line, _, body = data.partition(b"\n")
+    try:
+        return _decode_request(line), body
+    except msgspec.DecodeError as error:
+        raise BadRequest("the head of the request is not one") from error
+
+
+def decode_reply(data: bytes) -> tuple[Reply, bytes]:
+    """Split a frame. Raises `BadRequest` where the head is not one."""
+    line, _, body = data.partition(b"\n")
+    try:
+        return _decode_reply(line), body
+    except msgspec.DecodeError as error:
+        raise BadRequest("the head of the frame is not one") from error
+
+
+def decode_cancel(data: bytes) -> str:
+    """Return the reply subject of the call to end. Raises `BadRequest`."""
+    try:
+        return _decode_cancel(data.partition(b"\n")[0]).cancel
+    except msgspec.DecodeError as error:
+        raise BadRequest("not a cancel") from error

@@ -1,0 +1,71 @@
+"""How a part names itself on the bus, and how it proves it.
+
+Actors hold a static nkey each. Gateways and operators are admitted by auth callout: they present a nonce of
+their own choice and, where they have one, a bearer. Their caller name follows from the nonce, so that nobody
+can claim another's name without its nonce, and a reconnect keeps the name.
+"""
+
+import base64
+import hashlib
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mcpctl.bus.contract import Role
+
+AdmittedRole = Literal["gateway", "operator", "login"]
+INBOX = "_INBOX"
+
+
+def caller_name(role: str, nonce: str) -> str:
+    """Return the caller name that belongs to a nonce: `gateway-` and 80 bits of its digest in base32."""
+    digest = hashlib.sha256(f"{role}:{nonce}".encode()).digest()
+    return f"{role}-{base64.b32encode(digest[:10]).decode().lower()}"
+
+
+def inbox_of(caller: str) -> str:
+    """Return the prefix of all reply subjects of a caller: nobody else may listen there."""
+    return f"{INBOX}.{caller}"
+
+
+@dataclass(frozen=True)
+class ActorIdentity:
+    """An actor: its caller name is its role, its proof the nkey seed in `keys/<user>.nk`."""
+
+    role: Role
+    keys: Path
+
+    @property
+    def caller(self) -> str:
+        return self.role
+
+    def options(self, user: str | None = None) -> dict[str, object]:
+        """Return what nats-py needs to connect as one of this actor's users (default: the one in RPC)."""
+        user = user or self.role
+        return {"nkeys_seed": str(self.keys / f"{user}.nk"), "inbox_prefix": inbox_of(user).encode(), "name": user}
+
+
+@dataclass(frozen=True)
+class AdmittedIdentity:
+    """A gateway or an operator: admitted by the TokenRegistry for its bearer (empty: none)."""
+
+    role: AdmittedRole
+    bearer: str = field(default="", repr=False)
+    nonce: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
+
+    @property
+    def caller(self) -> str:
+        return caller_name(self.role, self.nonce)
+
+    def options(self) -> dict[str, object]:
+        """Return what nats-py needs to connect."""
+        return {
+            "user": self.role,
+            "password": f"{self.nonce}:{self.bearer}",
+            "inbox_prefix": inbox_of(self.caller).encode(),
+            "name": self.caller,
+        }
+
+
+Identity = ActorIdentity | AdmittedIdentity

@@ -1,0 +1,125 @@
+"""The nats-server configuration that `mcpctl up` uses and that a deployment copies: accounts, users, permissions.
+
+Three accounts, so that nothing can store a bearer (RPC has no JetStream) and nobody but its owner can publish a
+change feed (EVENTS). RPC hears EVENTS through a stream import, and appends audit events through a service import
+whose last token names the writer.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import nkeys
+
+from mcpctl.bus import permissions
+from mcpctl.bus.contract import ACTORS, PREFIX
+from mcpctl.bus.contracts import audit
+from mcpctl.bus.permissions import Permissions
+
+EVENT_WRITERS = ("token", "rbac", "catalog", "session", "audit")
+STREAM_USERS = ("session", "audit")
+ISSUER = "issuer"
+CALLOUT = "callout"
+PROVISIONER = "provisioner"
+MAX_PAYLOAD = 8 * 1024 * 1024
+
+USERS = (
+    *ACTORS,
+    *(f"{actor}-events" for actor in EVENT_WRITERS),
+    *(f"{actor}-streams" for actor in STREAM_USERS),
+    CALLOUT,
+    PROVISIONER,
+)
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where the server listens and keeps its streams."""
+
+    port: int
+    store: Path
+    host: str = "127.0.0.1"
+    power_safe: bool = False
+
+
+def write_keys(folder: Path) -> None:
+    """Make the nkey seeds of all static users and of the callout's issuer that are not there yet (mode 0600)."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in (*USERS, ISSUER):
+        path = folder / f"{name}.nk"
+        if path.exists():
+            continue
+        kind = nkeys.PREFIX_BYTE_ACCOUNT if name == ISSUER else nkeys.PREFIX_BYTE_USER
+        seed = nkeys.encode_seed(os.urandom(32), kind)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(seed)
+
+
+def public_key(folder: Path, name: str) -> str:
+    """Return the public half of a seed: all that the server's configuration holds."""
+    return str(nkeys.from_seed((folder / f"{name}.nk").read_bytes().strip()).public_key.decode())
+
+
+def render(listen: Listen, keys: Path) -> str:
+    """Return the configuration text."""
+
+    def user(name: str, granted: Permissions) -> str:
+        allowed = f"publish: {{ allow: {_list(granted.publish)} }}, subscribe: {{ allow: {_list(granted.subscribe)} }}"
+        return f"      {{ nkey: {public_key(keys, name)}, permissions: {{ {allowed} }} }}"
+
+    rpc = [user(actor, permissions.of(actor, actor)) for actor in ACTORS]
+    events = [
+        user(f"{actor}-events", permissions.events_writer(actor)) for actor in ACTORS if actor in EVENT_WRITERS
+    ]
+    streams = [user(f"{actor}-streams", permissions.streams_user(actor)) for actor in ACTORS if actor in STREAM_USERS]
+    streams.append(user(PROVISIONER, Permissions(["$JS.API.>"], [f"_INBOX.{PROVISIONER}.>"])))
+    static = [public_key(keys, name) for name in USERS]
+    newline = "\n"
+    return f"""\
+# Written by mcpctl: changes are lost at the next start.
+listen: "{listen.host}:{listen.port}"
+max_payload: {MAX_PAYLOAD}
+max_pending: 67108864
+max_control_line: 4KB
+write_deadline: "2s"
+ping_interval: "1s"
+ping_max: 2
+jetstream {{ store_dir: {json.dumps(str(listen.store))}{', sync_interval: always' if listen.power_safe else ''} }}
+accounts {{
+  AUTH {{ users: [ {{ nkey: {public_key(keys, CALLOUT)} }} ] }}
+  EVENTS {{
+    exports: [ {{ stream: "{PREFIX}.event.*.*" }}, {{ stream: "{audit.TAIL}" }} ]
+    users: [
+{newline.join(events)}
+    ]
+  }}
+  STREAMS {{
+    jetstream: enabled
+    exports: [ {{ service: "{audit.APPEND}.*" }} ]
+    users: [
+{newline.join(streams)}
+    ]
+  }}
+  RPC {{
+    imports: [
+      {{ service: {{ account: STREAMS, subject: "{audit.APPEND}.*" }} }}
+      {{ stream: {{ account: EVENTS, subject: "{PREFIX}.event.*.*" }} }}
+      {{ stream: {{ account: EVENTS, subject: "{audit.TAIL}" }} }}
+    ]
+    users: [
+{newline.join(rpc)}
+    ]
+  }}
+  SYS {{ }}
+}}
+system_account: SYS
+authorization {{
+  timeout: 3
+  auth_callout {{ issuer: {public_key(keys, ISSUER)}, account: AUTH, auth_users: {_list(static)} }}
+}}
+"""
+
+
+def _list(subjects: list[str]) -> str:
+    return json.dumps(subjects)

@@ -1,0 +1,81 @@
+"""The least NATS permissions of every role, derived from the contracts."""
+
+from dataclasses import dataclass, field
+
+from mcpctl.bus.contract import ACTORS, PREFIX, Call, Event, Role, declared
+from mcpctl.bus.contracts import CONTRACTS, audit
+from mcpctl.bus.identity import INBOX, inbox_of
+
+SESSIONS_BUCKET = "sessions"
+SINK_CONSUMER = "sink"
+
+
+@dataclass
+class Permissions:
+    """Subjects that a NATS user may publish and subscribe; all others are denied. `subject queue` is a queue group."""
+
+    publish: list[str] = field(default_factory=list)
+    subscribe: list[str] = field(default_factory=list)
+
+
+def of(role: Role, caller: str) -> Permissions:
+    """Return the permissions of a connection in the account RPC, under the name `caller`."""
+    granted = Permissions(subscribe=[f"{inbox_of(caller)}.>"])
+    for module in CONTRACTS:
+        for item in declared(module):
+            if isinstance(item, Call) and role in item.callers:
+                granted.publish.append(item.subject(caller))
+            if isinstance(item, Event) and role in item.listeners:
+                granted.subscribe.append(item.subject)
+    if role in ACTORS:
+        # The right to answer is static: `allow_responses` expires long streams and can be aimed at any subject.
+        granted.publish += [f"{INBOX}.>", f"{audit.APPEND}.{caller}"]
+        granted.subscribe += [f"{PREFIX}.{role}.*.* {role}", "$SRV.>"]
+    if role == "router":
+        granted.publish += [f"{PREFIX}.router.*.{caller}"]
+        granted.subscribe += [f"{PREFIX}.mcp.*.* router", f"{PREFIX}.router.*.*"]
+        granted.subscribe.remove(f"{PREFIX}.router.*.* router")
+    if role == "gateway":
+        granted.publish += [f"{PREFIX}.mcp.*.{caller}", f"{PREFIX}.router.*.{caller}", f"{audit.APPEND}.{caller}"]
+    if role in ("gateway", "operator"):
+        granted.publish += ["$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>"]
+    if role == "gateway":
+        granted.subscribe.append("$SRV.>")
+        granted.publish.append(f"{INBOX}.>")
+    if role == "audit":
+        granted.subscribe.append(audit.TAIL)
+    return granted
+
+
+def events_writer(role: Role) -> Permissions:
+    """Return the permissions of an actor's connection in EVENTS: to publish its own events, and to hear nothing."""
+    granted = Permissions(publish=[f"{PREFIX}.event.{role}.*"])
+    if role == "audit":
+        granted.publish.append(audit.TAIL)
+    return granted
+
+
+def streams_user(role: Role) -> Permissions:
+    """Return the permissions of the SessionGate's and the AuditSink's connection in STREAMS."""
+    inbox = f"{inbox_of(f'{role}-streams')}.>"
+    if role == "audit":
+        of_stream = [f"$JS.API.STREAM.INFO.{audit.STREAM}"]
+        of_consumer = [
+            f"$JS.API.CONSUMER.{verb}.{audit.STREAM}.{SINK_CONSUMER}" for verb in ("INFO", "MSG.NEXT", "DURABLE.CREATE")
+        ]
+        created = [f"$JS.API.CONSUMER.CREATE.{audit.STREAM}.{SINK_CONSUMER}.>"]
+        acks = [f"$JS.ACK.{audit.STREAM}.{SINK_CONSUMER}.>"]
+        return Permissions(publish=of_stream + of_consumer + created + acks, subscribe=[inbox])
+    bucket = f"KV_{SESSIONS_BUCKET}"
+    return Permissions(
+        publish=[
+            f"$JS.API.STREAM.INFO.{bucket}",
+            f"$JS.API.STREAM.MSG.GET.{bucket}",
+            f"$JS.API.DIRECT.GET.{bucket}.>",
+            f"$JS.API.CONSUMER.CREATE.{bucket}.>",
+            f"$JS.API.CONSUMER.DELETE.{bucket}.>",
+            f"$KV.{SESSIONS_BUCKET}.>",
+            "$JS.FC.>",
+        ],
+        subscribe=[inbox],
+    )

@@ -1,0 +1,50 @@
+"""Create the JetStream stream and bucket that the actors expect. The actors themselves may not."""
+
+from pathlib import Path
+
+from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StreamConfig
+from nats.js.errors import NotFoundError
+
+from mcpctl.bus.connection import connect_nats
+from mcpctl.bus.contracts import audit
+from mcpctl.bus.nats_config import PROVISIONER
+from mcpctl.bus.permissions import SESSIONS_BUCKET
+
+SESSION_IDLE_SECONDS = 24 * 3600
+AUDIT_BYTES = 4 * 1024**3
+DUPLICATE_WINDOW_SECONDS = 120
+
+
+async def provision(url: str, keys: Path, *, replicas: int = 1) -> None:
+    """Create what is missing; what is there stays as it is. Raises `Unavailable` without a server."""
+    client = await connect_nats(
+        url,
+        on_closed=lambda: None,
+        nkeys_seed=str(keys / f"{PROVISIONER}.nk"),
+        inbox_prefix=f"_INBOX.{PROVISIONER}".encode(),
+    )
+    try:
+        jetstream = client.jetstream()
+        try:
+            await jetstream.stream_info(audit.STREAM)
+        except NotFoundError:
+            await jetstream.add_stream(
+                StreamConfig(
+                    name=audit.STREAM,
+                    subjects=[f"{audit.APPEND}.*"],
+                    retention=RetentionPolicy.WORK_QUEUE,  # what the ledger has is let go
+                    discard=DiscardPolicy.NEW,  # what it has not is never let go: a full stream refuses instead
+                    max_bytes=AUDIT_BYTES,
+                    duplicate_window=DUPLICATE_WINDOW_SECONDS,
+                    num_replicas=replicas,
+                    deny_delete=True,
+                )
+            )
+        try:
+            await jetstream.stream_info(f"KV_{SESSIONS_BUCKET}")
+        except NotFoundError:
+            await jetstream.create_key_value(
+                KeyValueConfig(bucket=SESSIONS_BUCKET, ttl=SESSION_IDLE_SECONDS, replicas=replicas)
+            )
+    finally:
+        await client.close()
