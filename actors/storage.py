@@ -112,7 +112,7 @@ def _engine(actor: str, url: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-        connection.isolation_level = None  # type: ignore[attr-defined]  # sqlite3: transactions are begun by us alone
+        connection.isolation_level = None  # sqlite3: transactions are begun by us alone
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
             cursor = connection.cursor()
             cursor.execute(f"PRAGMA {pragma}")

@@ -64,7 +64,9 @@ class AuditWriter:
 
     def _flush(self) -> None:
         self._flushing = False
-        lines, waiters, size = [], [], 0
+        lines: list[bytes] = []
+        waiters: list[asyncio.Future[None]] = []
+        size = 0
         for line, done in self._waiting:
             if size + len(line) > BATCH_BYTES and lines:
                 self._start(lines, waiters)

@@ -74,10 +74,10 @@ class Filter(Message):
     project: Label | None = None
     kind: str | None = None
     outcome: Outcome | None = None
-    token: str | None = Field(None, description="an mcptoken's name")
+    token: str | None = Field(default=None, description="an mcptoken's name")
     token_sha: str | None = None
     user: str | None = None
-    tool: str | None = Field(None, description="a glob over <server>/<tool>")
+    tool: str | None = Field(default=None, description="a glob over <server>/<tool>")
     since: datetime | None = None
     until: datetime | None = None
 

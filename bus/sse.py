@@ -1,0 +1,79 @@
+"""Server-sent events as they arrive: WHATWG HTML section 9.2.6, "Interpreting an event stream"."""
+
+import re
+
+_HEADER_SAFE = re.compile(rb"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+_MAX_RETRY_DIGITS = 9
+
+
+class EventTooLargeError(Exception):
+    """One event is larger than its reader allows."""
+
+
+class EventStream:
+    """Cuts a stream into the data of its `message` events; an event cut off by the end is dropped."""
+
+    def __init__(self, max_event: int) -> None:
+        self.last_event_id = b""
+        self.retry: float | None = None  # seconds
+        self._max_event = max_event  # bytes
+        self._started = self._after_cr = False
+        self._line: list[bytes] = []
+        self._data: list[bytes] = []
+        self._type = b""
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the data of each event that this chunk completes."""
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+        if not chunk:
+            return []
+        self._after_cr = chunk.endswith(b"\r")
+        lines = chunk.splitlines()
+        rest = b"" if chunk.endswith((b"\r", b"\n")) else lines.pop()
+        events: list[bytes] = []
+        for line in lines:
+            self._take_line(b"".join((*self._line, line)), events)
+            self._line.clear()
+        if rest:
+            self._line.append(rest)
+            self._grow(len(rest))
+        return events
+
+    def restart(self) -> None:
+        """Forget a half event: the stream goes on in another response."""
+        self._started = self._after_cr = False
+        self._line.clear()
+        self._data.clear()
+        self._type, self._size = b"", 0
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        if self._size > self._max_event:
+            raise EventTooLargeError(f"an event is larger than {self._max_event} bytes")
+
+    def _take_line(self, line: bytes, events: list[bytes]) -> None:
+        if not self._started:
+            self._started = True
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line:
+            self._take_field(line)
+            return
+        if any(self._data) and self._type in (b"", b"message"):
+            events.append(b"\n".join(self._data))
+        self._data.clear()
+        self._type, self._size = b"", 0
+
+    def _take_field(self, line: bytes) -> None:
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._grow(len(value) + 1)
+            self._data.append(value)
+        elif field == b"event":
+            self._type = value
+        elif field == b"id" and (not value or _HEADER_SAFE.fullmatch(value)):
+            self.last_event_id = value
+        elif field == b"retry" and value.isdigit() and len(value) <= _MAX_RETRY_DIGITS:
+            self.retry = int(value) / 1000

@@ -1,0 +1,43 @@
+"""One real nats-server for the whole run, on a port of its own, with the shipped accounts and permissions."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from mcpctl.bus import provision
+from mcpctl.bus.connection import Bus
+from mcpctl.bus.contract import Role
+from mcpctl.bus.identity import ActorIdentity
+from mcpctl.cli.nats_server import NatsServer, free_port
+
+
+@pytest.fixture(scope="session")
+def nats_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("nats")
+
+
+@pytest.fixture(scope="session")
+def nats(nats_folder):
+    """A running nats-server, provisioned; `.url` and `.keys` are what a part needs."""
+    with asyncio.Runner() as runner:
+        server = NatsServer(nats_folder, free_port())
+        runner.run(server.start())
+        runner.run(provision.provision(server.url, server.keys))
+        yield server
+        runner.run(server.stop())
+
+
+@pytest.fixture
+async def connect(nats: NatsServer) -> AsyncIterator[Callable[[Role], Awaitable[Bus]]]:
+    """Connect as an actor; every connection is closed at the end of the test."""
+    opened: list[Bus] = []
+
+    async def connect_as(role: Role) -> Bus:
+        bus = await Bus.connect(nats.url, ActorIdentity(role, nats.keys))
+        opened.append(bus)
+        return bus
+
+    yield connect_as
+    for bus in reversed(opened):
+        await bus.close()
