@@ -51,7 +51,7 @@ class Changing:
         self.epoch = ""
 
     def record(self, kind: str, key: str, action: Literal["created", "changed", "removed", "revoked"]) -> None:
-        """Number a change of this transaction."""
+        """Give a change of this transaction its number."""
         self.session.execute(update(ChangeCounter).values(seq=ChangeCounter.seq + 1))
         counter = self.session.exec(select(ChangeCounter).execution_options(populate_existing=True)).one()
         self.epoch = counter.epoch
@@ -79,6 +79,8 @@ class ChangeFeed:
         """Run `work` in one transaction, then tell everybody what it recorded."""
 
         def run(session: Session) -> tuple[T, Changing]:
+            # PostgreSQL: one change at a time, so that what `work` checks is still true when it commits.
+            session.exec(select(ChangeCounter).with_for_update()).one()
             changing = Changing(session)
             return work(changing), changing
 

@@ -71,8 +71,8 @@ class Store:
 
     def _in_session(self, work: Callable[[Session], T], *, commit: bool) -> T:
         with Session(self.engine, expire_on_commit=False) as session:
-            if commit and self.engine.dialect.name == "sqlite":
-                session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+            if self.engine.dialect.name == "sqlite":
+                session.connection().exec_driver_sql("BEGIN IMMEDIATE" if commit else "BEGIN")
             result = work(session)
             if commit:
                 session.commit()

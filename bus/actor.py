@@ -17,13 +17,14 @@ from mcpctl.bus.connection import Bus
 from mcpctl.bus.contract import Authorized, Call, Message, Need, Role
 from mcpctl.bus.contracts import rbac
 from mcpctl.bus.errors import BusError, Forbidden, Internal
+from mcpctl.bus.identity import ActorIdentity
 from mcpctl.bus.service import Endpoint, Service
 
 log = structlog.get_logger()
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
-A = TypeVar("A", bound="Actor")
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Caller:
         return self.verdict
 
 
-def handles(call: Call[Q, R]) -> Callable[[Callable[[A, Q, Caller], Awaitable[R]]], Callable[[A, Q, Caller], Awaitable[R]]]:
+def handles(
+    call: Call[Q, R],
+) -> Callable[[Callable[[A, Q, Caller], Awaitable[R]]], Callable[[A, Q, Caller], Awaitable[R]]]:
     """Bind a method to the contract that it answers."""
 
     def bind(method: Callable[[A, Q, Caller], Awaitable[R]]) -> Callable[[A, Q, Caller], Awaitable[R]]:
@@ -61,6 +64,15 @@ class Actor:
         self.bus = bus
         self.audit = AuditWriter(bus.client, bus.caller)
         self.service = Service(self.role, (type(self).__doc__ or "").partition("\n")[0])
+        self.parts: tuple[object, ...] = ()
+        """What else holds handlers, one noun each; set by `open`."""
+
+    @property
+    def identity(self) -> ActorIdentity:
+        """The static identity, which also opens the actor's connections to EVENTS and STREAMS."""
+        if not isinstance(self.bus.identity, ActorIdentity):
+            raise TypeError("an actor connects with a key of its own")
+        return self.bus.identity
 
     async def open(self) -> None:
         """Open what the actor owns; called before it answers anything."""
@@ -71,10 +83,11 @@ class Actor:
     async def start(self) -> None:
         """Open, then answer every call that a method handles."""
         await self.open()
-        for name in dir(type(self)):
-            call = getattr(getattr(type(self), name), "answers", None)
-            if isinstance(call, Call):
-                await self._serve(call, getattr(self, name))
+        for part in (self, *self.parts):
+            for name in dir(type(part)):
+                call = getattr(getattr(type(part), name), "answers", None)
+                if isinstance(call, Call):
+                    await self._serve(call, getattr(part, name))
         await self.service.serve(self.bus)
         await self.bus.ready()
         log.info("actor ready", actor=self.role)
@@ -86,15 +99,20 @@ class Actor:
         await self.close()
         await self.bus.close()
 
+    async def decide(self, bearer: str, need: Need, name: str | None, project: str | None) -> rbac.Verdict:
+        """Ask the RbacEvaluator for its verdict, granted or not. Raises `Unauthenticated` for a bad bearer."""
+        asked = {"bearer": bearer, "verb": need.verb, "resource": need.resource, "name": name, "project": project}
+        check = rbac.Check.model_validate(asked)
+        return await self.bus.call(rbac.check, check)
+
     async def authorize(self, bearer: str, need: Need, name: str | None, project: str | None) -> rbac.Verdict:
         """Return the verdict that grants a right. Raises `Forbidden`, or `Unauthenticated` for a bad bearer."""
-        check = rbac.Check.model_construct(
-            bearer=bearer, verb=need.verb, resource=need.resource, name=name, project=project
-        )
-        verdict = await self.bus.call(rbac.check, check)
-        if not verdict.allowed:
-            raise Forbidden(verdict.reason)
-        return verdict
+        return _granted(await self.decide(bearer, need, name, project))
+
+    async def who(self, request: Message, verdict: rbac.Verdict | None) -> dict[str, object]:
+        """Return the audit fields that say who asked; an actor whose calls carry no verdict knows better."""
+        del request
+        return event_of(verdict)
 
     async def _serve(self, call: Call[Any, Any], handler: Callable[[Any, Caller], Awaitable[Any]]) -> None:
         endpoint = self.service.endpoint(call.verb, call.subject("*"), call.actor)
@@ -104,7 +122,8 @@ class Actor:
             verdict: rbac.Verdict | None = None
             try:
                 if call.needs is not None and isinstance(request, Authorized):
-                    verdict = await self.authorize(request.bearer, call.needs, *_target(request, call.needs))
+                    verdict = await self.decide(request.bearer, call.needs, *_target(request, call.needs))
+                    _granted(verdict)
                 answer: Message = await handler(request, Caller(caller, verdict))
             except BusError as error:
                 await self._note(call, request, verdict, error)
@@ -127,7 +146,7 @@ class Actor:
             return
         name, project = _target(request, call.needs)
         refused = error is not None and error.http_status in (401, 403)
-        event = event_of(verdict) | {
+        event = await self.who(request, verdict) | {
             "kind": call.name,
             "outcome": "allow" if error is None else "deny" if refused else "error",
             "project": project,
@@ -142,6 +161,12 @@ class Actor:
                 await self.audit.append(event)
 
 
+def _granted(verdict: rbac.Verdict) -> rbac.Verdict:
+    if not verdict.allowed:
+        raise Forbidden(verdict.reason)
+    return verdict
+
+
 def event_of(verdict: rbac.Verdict | None) -> dict[str, object]:
     """Return the audit fields that say who."""
     if verdict is None:
@@ -149,7 +174,7 @@ def event_of(verdict: rbac.Verdict | None) -> dict[str, object]:
     token = verdict.kind == "McpToken"
     return {
         "principal": verdict.label,
-        "user": None if token else verdict.name,
+        "user": verdict.owner if verdict.owner_kind == "User" else None,
         "token_name": verdict.name if token else None,
         "token_sha": verdict.sha if token else None,
     }

@@ -24,6 +24,9 @@ ATTEMPT = 1.0
 PATIENCE = 10.0
 """Seconds after which a batch is given up and its waiters are told."""
 
+PAUSE = 0.05
+"""Seconds before a refused batch is sent again."""
+
 BATCH_BYTES = 512 * 1024
 
 
@@ -52,6 +55,7 @@ class AuditWriter:
         event.setdefault("at", time.time_ns() // 1_000_000)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
+        done.add_done_callback(_mark_seen)
         self._waiting.append((orjson.dumps(event), done))
         if not self._flushing:
             self._flushing = True
@@ -90,13 +94,15 @@ class AuditWriter:
         while True:
             failure = await self._attempt(batch, headers)
             if failure is None:
-                self._unacknowledged_since = None
+                self._unacknowledged_since = time.monotonic() if len(self._sends) > 1 else None
                 for done in waiters:
                     if not done.done():
                         done.set_result(None)
                 return
             if time.monotonic() - started > PATIENCE or self._client.is_closed:
                 log.error("audit events not acknowledged", events=len(waiters), error=failure)
+                if len(self._sends) == 1:
+                    self._unacknowledged_since = None  # or nothing would ever be tried again
                 for done in waiters:
                     if not done.done():
                         done.set_exception(Unavailable("the audit stream does not acknowledge events"))
@@ -106,10 +112,13 @@ class AuditWriter:
         try:
             reply = await self._client.request(self._subject, batch, timeout=ATTEMPT, headers=headers)
             answer = orjson.loads(reply.data)
+            if "error" not in answer:
+                return None
+            failure = str(answer["error"].get("description"))
         except (Error, ValueError) as error:
-            await asyncio.sleep(0.05)  # no stream, no leader yet, or no connection: ask again soon
-            return str(error) or type(error).__name__
-        return None if "error" not in answer else str(answer["error"].get("description"))
+            failure = str(error) or type(error).__name__
+        await asyncio.sleep(PAUSE)  # no stream, no leader yet, no connection, or a full stream: ask again soon
+        return failure
 
     async def close(self) -> None:
         """Return when all that was taken has been acknowledged or given up."""
@@ -118,6 +127,12 @@ class AuditWriter:
                 await asyncio.wait(self._sends)
             else:
                 await asyncio.sleep(0)
+
+
+def _mark_seen(done: "asyncio.Future[None]") -> None:
+    """Retrieve the failure of an event that nobody waits for any more: it is in the log all the same."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _report(done: "asyncio.Future[None]") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mcpctl.bus.errors import BusError
+from mcpctl.bus.errors import BusError, Unavailable
 from mcpctl.bus.feed import Follower, now
 
 K = TypeVar("K")
@@ -13,6 +13,9 @@ V = TypeVar("V")
 
 LIMIT = 50_000
 """Entries at the most; the oldest goes first."""
+
+ATTEMPTS = 5
+"""Times the owner is asked for an answer that no change overtakes."""
 
 
 @dataclass(slots=True)
@@ -41,6 +44,7 @@ class LeasedCache(Generic[K, V]):
         self._refusals, self._refusal_ttl = refusals, refusal_ttl
         self._kept: dict[K, tuple[float, V]] = {}
         self._refused: dict[K, tuple[float, BusError]] = {}
+        self._forgiven = 0
         self._loading: dict[K, asyncio.Task[V]] = {}
         follower.on_reset.append(self.clear)
 
@@ -54,7 +58,7 @@ class LeasedCache(Generic[K, V]):
     async def get(self, key: K, bearer: str) -> V:
         """Return what is kept, or ask the owner on the authority of `bearer`.
 
-        Raises what the owner answers, and `Unavailable` without a lease.
+        Raises what the owner answers, and `Unavailable` without a lease or while changes overtake every answer.
         """
         kept = self.peek(key)
         if kept is not None:
@@ -66,24 +70,38 @@ class LeasedCache(Generic[K, V]):
         task = self._loading.get(key)
         if task is None:
             task = self._loading[key] = asyncio.create_task(self._ask(key, bearer))
-            task.add_done_callback(lambda _: self._loading.pop(key, None))
+            task.add_done_callback(lambda done: self._loaded(key, done))
         return await asyncio.shield(task)
 
     async def _ask(self, key: K, bearer: str) -> V:
-        for _ in range(3):
+        for _ in range(ATTEMPTS):
+            forgiven = self._forgiven
             try:
                 loaded = await self._load(key, bearer)
             except self._refusals as refusal:
-                self._keep(self._refused, key, (now() + self._refusal_ttl, refusal))
+                if forgiven == self._forgiven:
+                    self._keep(self._refused, key, (now() + self._refusal_ttl, refusal))
                 raise
-            # What the owner said before a change that is known here may be stale: ask again, keep nothing.
-            if loaded.epoch == self.follower.epoch and loaded.seq >= self.follower.seq:
+            # What the owner said before a change that is known here may be stale. It must not even be returned:
+            # whoever acts on it now would not be told of that change again.
+            if loaded.epoch != self.follower.epoch:
+                await self.follower.catch_up()
+            elif loaded.seq >= self.follower.seq:
                 self._keep(self._kept, key, (now() + loaded.ttl, loaded.value))
                 return loaded.value
-        return loaded.value
+        raise Unavailable(f"the {self.follower.feed.actor} actor's answers are overtaken by changes: ask again")
+
+    def _loaded(self, key: K, done: "asyncio.Task[V]") -> None:
+        self._loading.pop(key, None)
+        if not done.cancelled():
+            done.exception()  # whoever asked may have gone: nobody is left to take it
 
     @staticmethod
-    def _keep(entries: dict[K, tuple[float, V]] | dict[K, tuple[float, BusError]], key: K, entry: tuple[float, object]) -> None:
+    def _keep(
+        entries: dict[K, tuple[float, V]] | dict[K, tuple[float, BusError]],
+        key: K,
+        entry: tuple[float, object],
+    ) -> None:
         if len(entries) >= LIMIT:
             del entries[next(iter(entries))]
         entries[key] = entry  # type: ignore[assignment]  # the two dictionaries differ in the second member only
@@ -94,8 +112,10 @@ class LeasedCache(Generic[K, V]):
         return [self._kept.pop(key)[1] for key in gone]
 
     def drop_refusals(self) -> None:
+        """Forget the refusals, those on their way here too."""
+        self._forgiven += 1
         self._refused.clear()
 
     def clear(self) -> None:
         self._kept.clear()
-        self._refused.clear()
+        self.drop_refusals()

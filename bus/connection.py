@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Self, TypeVar
 
-import nats
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -69,34 +68,45 @@ class Tasks:
         await asyncio.gather(*self._running, return_exceptions=True)
 
 
-async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: object) -> Client:
+async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: Any) -> Client:
     """Connect to NATS with the intervals that notice a dead server in two seconds.
 
     Raises `Unavailable` where the server cannot be reached or refuses the connection.
     """
+    client = Client()
+    first_errors: list[Exception] = []
 
     async def closed() -> None:
-        on_closed()
+        if client.options["allow_reconnect"]:
+            on_closed()
 
     async def note(error: Exception) -> None:
-        if not isinstance(error, ConnectionError | OSError | Error) or "permissions violation" in str(error).lower():
+        if not client.options["allow_reconnect"]:
+            first_errors.append(error)
+        elif not isinstance(error, ConnectionError | OSError | Error) or "permissions violation" in str(error).lower():
             log.warning("bus error", error=str(error) or repr(error))
 
     try:
-        return await nats.connect(
+        await client.connect(
             url,
             closed_cb=closed,
             error_cb=note,
             connect_timeout=2,
             ping_interval=1,
             max_outstanding_pings=2,
-            reconnect_time_wait=0.05,
-            max_reconnect_attempts=-1,
-            allow_reconnect=True,
+            reconnect_time_wait=0.05,  # type: ignore[arg-type]  # seconds; a fraction is taken
+            max_reconnect_attempts=1,
+            allow_reconnect=False,
             **options,
         )
     except (NoServersError, NatsTimeoutError, OSError, Error) as error:
-        raise Unavailable(f"the bus at {url} cannot be reached or refused the connection ({_say(error)})") from error
+        reason = _say(first_errors[-1] if first_errors else error)
+        with suppress(Error, OSError, AssertionError):  # the last where it did not get as far as a connection
+            await client.close()
+        raise Unavailable(f"the bus at {url} cannot be reached or refused the connection ({reason})") from error
+    # Only now: nats-py would try the first connection for ever too, also where it is refused for good.
+    client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
+    return client
 
 
 def _say(error: Exception) -> str:
@@ -160,7 +170,10 @@ class Bus:
             try:
                 body = (await self._handle(call, handler, msg)).model_dump_json().encode()
             except BusError as error:
-                headers = {ERROR_CODE: error.code, ERROR_TEXT: str(error).replace("\r", " ").replace("\n", " ")}
+                headers = {
+                    ERROR_CODE: error.code,
+                    ERROR_TEXT: str(error).replace("\r", " ").replace("\n", " "),
+                }
             with suppress(Error):
                 await self.client.publish(msg.reply, body, headers=headers or None)
 
@@ -190,7 +203,9 @@ class Bus:
     def _reply_is_callers_own(msg: Msg) -> bool:
         return msg.reply.startswith(inbox_of(msg.subject.rpartition(".")[2]) + ".")
 
-    async def subscribe(self, subject: str, handle: Callable[[Msg], Coroutine[Any, Any, None]], *, queue: str = "") -> None:
+    async def subscribe(
+        self, subject: str, handle: Callable[[Msg], Coroutine[Any, Any, None]], *, queue: str = ""
+    ) -> None:
         """Run `handle` in a task of its own for each message on a subject."""
 
         async def start(msg: Msg) -> None:
@@ -221,11 +236,15 @@ class Bus:
         await self.client.flush()
         await self.client.flush()
 
+    async def unsubscribe(self) -> None:
+        """Take nothing more; answers to own calls still arrive."""
+        while self._subscriptions:
+            with suppress(Error):
+                await self._subscriptions.pop().unsubscribe()
+
     async def close(self, *, grace: float = 5.0) -> None:
         """Take no more requests, finish those at hand, disconnect."""
-        for subscription in self._subscriptions:
-            with suppress(Error):
-                await subscription.unsubscribe()
+        await self.unsubscribe()
         await self.tasks.finish(grace)
         with suppress(Error):
             await self.client.close()

@@ -1,15 +1,17 @@
 """What may go wrong between two parts, one class a fact.
 
-    BusError
-    ├── BadRequest        400  the request cannot be understood
-    ├── Unauthenticated   401  no known, live bearer
-    ├── Forbidden         403  a known caller without the right
-    ├── NotFound          404
-    ├── Conflict          409  the state of things forbids it
-    ├── TooLarge          413
-    ├── Internal          500  a bug; the log has the traceback, the caller has nothing
-    ├── Unavailable       503  the bus or a part of it is away; nothing was done
-    └── DeadlineExceeded  504  no answer in the time allowed; it may have been done
+BusError
+├── BadRequest        400  the request cannot be understood
+├── Unauthenticated   401  no known, live bearer
+├── Forbidden         403  a known caller without the right
+├── NotFound          404
+├── Conflict          409  the state of things forbids it
+├── TooLarge          413
+├── Cancelled         499  ended by the one who asked
+├── Internal          500  a bug; the log has the traceback, the caller has nothing
+├── BadGateway        502  an upstream server cannot be reached, or does not speak MCP
+├── Unavailable       503  the bus or a part of it is away; nothing was done
+└── DeadlineExceeded  504  no answer in the time allowed; it may have been done
 """
 
 from typing import ClassVar
@@ -51,7 +53,13 @@ class Conflict(BusError, code="conflict", http_status=409): ...
 class TooLarge(BusError, code="too_large", http_status=413): ...
 
 
+class Cancelled(BusError, code="cancelled", http_status=499): ...
+
+
 class Internal(BusError, code="internal", http_status=500): ...
+
+
+class BadGateway(BusError, code="bad_gateway", http_status=502): ...
 
 
 class Unavailable(BusError, code="unavailable", http_status=503): ...

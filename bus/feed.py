@@ -43,7 +43,10 @@ class Follower:
         self._bus = bus
         self._instance = f"{bus.caller}.{secrets.token_hex(6)}"
         self._lease_until = 0.0
+        self._lapsed = True
+        self._expiry: asyncio.TimerHandle | None = None
         self._pull_now = asyncio.Event()
+        self._pulled = asyncio.Event()
         self._first = asyncio.Event()
 
     @property
@@ -62,37 +65,65 @@ class Follower:
 
     async def run(self) -> None:
         """Pull for ever: every second, and at once when a change was missed."""
-        lapsed = True
-        while True:
-            self._pull_now.clear()
-            try:
-                await self._pull()
-                lapsed = False
-            except BusError as error:
-                log.warning("feed not pulled", feed=self.feed.actor, error=str(error))
-            if not self.trusted and not lapsed:
-                lapsed = True
-                for lapse in self.on_lapse:
-                    lapse()
-            try:
-                async with asyncio.timeout(PULL_EVERY if self.trusted else 0.2):
-                    await self._pull_now.wait()
-            except TimeoutError:
-                pass
+        try:
+            while True:
+                self._pull_now.clear()
+                try:
+                    await self._pull()
+                except BusError as error:
+                    log.warning("feed not pulled", feed=self.feed.actor, error=str(error))
+                self._lapse_if_due()
+                try:
+                    async with asyncio.timeout(PULL_EVERY if self.trusted else 0.2):
+                        await self._pull_now.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            if self._expiry is not None:
+                self._expiry.cancel()
 
     async def first_lease(self) -> None:
         """Return when the feed has been pulled once."""
         await self._first.wait()
 
+    async def catch_up(self) -> None:
+        """Pull at once, and return when that is done. Raises `Unavailable` where it takes longer than a lease."""
+        pulled = self._pulled
+        self._pull_now.set()
+        try:
+            async with asyncio.timeout(LEASE):
+                await pulled.wait()
+        except TimeoutError:
+            raise Unavailable(f"the {self.feed.actor} actor does not say what changed") from None
+
     async def _pull(self) -> None:
         sent = now()
         asked = PullChanges(epoch=self.epoch, seq=self.seq, instance=self._instance)
-        self._apply(await self._bus.call(self.feed.pull, asked))
-        self._lease_until = sent + LEASE
+        self._apply(asked, await self._bus.call(self.feed.pull, asked))
+        self._lease_until, self._lapsed = sent + LEASE, False
+        if self._expiry is None:
+            self._expiry = asyncio.get_running_loop().call_later(self._lease_until - now(), self._expire)
         self._first.set()
+        pulled, self._pulled = self._pulled, asyncio.Event()
+        pulled.set()
 
-    def _apply(self, answer: Changes) -> None:
-        if answer.reset or answer.epoch != self.epoch or answer.seq < self.seq:
+    def _expire(self) -> None:
+        """Say at its very end that the lease has run out, also while a pull still waits for its answer."""
+        self._expiry = None
+        self._lapse_if_due()
+        if not self._lapsed:
+            left = max(self._lease_until - now(), 0.001)
+            self._expiry = asyncio.get_running_loop().call_later(left, self._expire)
+
+    def _lapse_if_due(self) -> None:
+        if not self.trusted and not self._lapsed:
+            self._lapsed = True
+            for lapse in self.on_lapse:
+                lapse()
+
+    def _apply(self, asked: PullChanges, answer: Changes) -> None:
+        # Compared with what was asked: a broadcast may have overtaken the answer, which then is no step back.
+        if answer.reset or answer.epoch != self.epoch or answer.seq < asked.seq:
             self.epoch, self.seq = answer.epoch, answer.seq
             for reset in self.on_reset:
                 reset()

@@ -24,6 +24,9 @@ BEAT_EVERY = 2.0
 SILENCE_LIMIT = 6.5
 """Seconds without a frame after which the router of a running call counts as dead: three beats."""
 
+EVERY_ROUTER = "all"
+"""Stands in the subject of a cancel that is for whichever router has the call."""
+
 PIECE = 4 * 1024 * 1024
 """Bytes of body in one frame at the most: half of the bus's `max_payload`."""
 
@@ -37,7 +40,11 @@ def router_subject(router: str, caller: str) -> str:
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Head of a request. `budget` is in milliseconds; `era` is the client's; `session` the opaque key of a legacy one."""
+    """Head of a request.
+
+    `budget` is in milliseconds, `era` is the client's; `session` and `request_id` (JSON text) name a legacy
+    client's session and request, by which any gateway may cancel it.
+    """
 
     bearer: str
     project: str
@@ -47,6 +54,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     server: str | None = None
     era: Literal["legacy", "modern"] = "modern"
     session: str | None = None
+    request_id: str | None = None
     trace: str | None = None
     gateway: str | None = None
 
@@ -64,10 +72,12 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     fault: tuple[str, str] | None = None
 
 
-class Cancel(msgspec.Struct, frozen=True):
-    """Ends a running call, named by its reply subject; sent to its router."""
+class Cancel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Ends a running call: by its `reply` subject at its router, or by session and request id at all of them."""
 
-    cancel: str
+    reply: str | None = None
+    session: str | None = None
+    request_id: str | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -98,9 +108,9 @@ def decode_reply(data: bytes) -> tuple[Reply, bytes]:
         raise BadRequest("the head of the frame is not one") from error
 
 
-def decode_cancel(data: bytes) -> str:
-    """Return the reply subject of the call to end. Raises `BadRequest`."""
+def decode_cancel(data: bytes) -> Cancel:
+    """Read what to end. Raises `BadRequest`."""
     try:
-        return _decode_cancel(data.partition(b"\n")[0]).cancel
+        return _decode_cancel(data.partition(b"\n")[0])
     except msgspec.DecodeError as error:
         raise BadRequest("not a cancel") from error

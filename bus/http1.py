@@ -2,29 +2,19 @@
 
 import asyncio
 import math
-import re
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import urlsplit
+from typing import cast
 
 import httptools
+
+from mcpctl.bus.http_head import Url
 
 MAX_OVERHEAD = 65_536  # bytes of head, trailers and chunk framing between two pieces of a body
 HIGH_WATER = 262_144  # bytes of a streamed body that wait for their reader before the socket is paused
 IDLE_LIMIT = 4.0  # seconds; uvicorn and Node close after 5, and a request that crosses that close is lost
 DRAIN_GRACE = 1.0  # seconds for a stream to end after its last wanted byte
 DRAIN_LIMIT = 65_536  # bytes
-
-FRAMING = frozenset(
-    "accept-encoding connection content-length expect host keep-alive proxy-connection te trailer "
-    "transfer-encoding upgrade".split(),
-)
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE = re.compile(r"[\t\x20-\x7e]*")
-_VISIBLE = re.compile(r"[\x21-\x7e]+")
-_HOST = re.compile(r"[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*\.?|[0-9A-Fa-f:.]+")
 
 
 class HttpError(Exception):
@@ -37,50 +27,6 @@ class HttpError(Exception):
 
 class HttpTimeoutError(HttpError):
     """The deadline passed first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Url:
-    """Where requests go. `authority` is the Host header (RFC 9112 section 3.2), `target` the request line's."""
-
-    tls: bool
-    host: str
-    port: int
-    authority: str
-    target: str
-
-    @classmethod
-    def parse(cls, url: str) -> "Url":
-        """Raise ValueError for anything but a plain http(s) URL; the text never repeats a query or a password."""
-        if not _VISIBLE.fullmatch(url):
-            raise ValueError("a URL consists of visible ASCII characters; encode all others")
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-        if parts.scheme not in ("http", "https"):
-            raise ValueError("a URL starts with http:// or https://")
-        if "@" in parts.netloc:
-            raise ValueError("a user or password does not belong into a URL; use a header")
-        if not _HOST.fullmatch(host) or port == 0:
-            raise ValueError("the URL names no valid host and port")
-        tls = parts.scheme == "https"
-        standard = 443 if tls else 80
-        authority = f"[{host}]" if ":" in host else host
-        if port not in (None, standard):
-            authority = f"{authority}:{port}"
-        query = f"?{parts.query}" if parts.query else ""
-        return cls(tls, host, port or standard, authority, (parts.path or "/") + query)
-
-
-def header_lines(headers: Mapping[str, str], reserved: frozenset[str] = FRAMING) -> bytes:
-    """Render header lines. Raise ValueError for what could end a line early or change the framing."""
-    for name, value in headers.items():
-        if not _TOKEN.fullmatch(name):
-            raise ValueError("a header name is not a token")
-        if name.lower() in reserved:
-            raise ValueError(f"the header {name} is not yours to set")
-        if not _VALUE.fullmatch(value):
-            raise ValueError(f"the value of the header {name} is not plain ASCII on one line")
-    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
 
 
 class Response:
@@ -274,8 +220,7 @@ class Connection(asyncio.Protocol):
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # create_connection makes no other
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -363,9 +308,11 @@ class Pool:
         *,
         connect_timeout: float,
         max_body: int,
+        idle_limit: float = IDLE_LIMIT,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.max_body = max_body
+        self._idle_limit = idle_limit
         self._url = url
         self._connect_timeout = connect_timeout
         self._tls = (tls or default_tls()) if url.tls else None
@@ -378,19 +325,20 @@ class Pool:
     async def exchange(self, request: bytes, deadline: float) -> Response:
         """Send one whole request and return its response; cancelling this closes the connection.
 
-        A request is given to a second connection only if the first one refused its first byte.
+        A request goes to a second connection only if the first was closed before its first byte.
         """
-        connection = self._take()
-        while connection is not None:
+        while True:
+            connection = self._take()
+            fresh = connection is None
+            if connection is None:
+                connection = await self._connect(deadline)
             waiter = connection.start(request, deadline)
             if not connection.closing():
                 break
             connection.abandon(waiter)
             waiter.exception()
-            connection = self._take()
-        else:
-            connection = await self._connect(deadline)
-            waiter = connection.start(request, deadline)
+            if fresh:
+                raise HttpError(f"{self._url.authority} closed the new connection at once", sent=False)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -421,10 +369,10 @@ class Pool:
         connection.idle_since = loop.time()
         self._idle.append(connection)
         if self._sweep is None and not self._closed:
-            self._sweep = loop.call_later(IDLE_LIMIT, self._close_idle)
+            self._sweep = loop.call_later(self._idle_limit, self._close_idle)
 
     def _take(self) -> Connection | None:
-        oldest = asyncio.get_running_loop().time() - IDLE_LIMIT
+        oldest = asyncio.get_running_loop().time() - self._idle_limit
         while self._idle:
             connection = self._idle.pop()
             if connection.closing():
@@ -436,12 +384,12 @@ class Pool:
 
     def _close_idle(self) -> None:
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - IDLE_LIMIT
+        oldest = loop.time() - self._idle_limit
         for connection in self._idle:
             if connection.idle_since <= oldest:
                 connection.fail(HttpError("idle", sent=False))
         self._idle = [connection for connection in self._idle if not connection.closing()]
-        self._sweep = loop.call_later(IDLE_LIMIT, self._close_idle) if self._idle else None
+        self._sweep = loop.call_later(self._idle_limit, self._close_idle) if self._idle else None
 
     async def _connect(self, deadline: float) -> Connection:
         if self._closed:

@@ -43,7 +43,11 @@ class ActorIdentity:
     def options(self, user: str | None = None) -> dict[str, object]:
         """Return what nats-py needs to connect as one of this actor's users (default: the one in RPC)."""
         user = user or self.role
-        return {"nkeys_seed": str(self.keys / f"{user}.nk"), "inbox_prefix": inbox_of(user).encode(), "name": user}
+        return {
+            "nkeys_seed": str(self.keys / f"{user}.nk"),
+            "inbox_prefix": inbox_of(user).encode(),
+            "name": user,
+        }
 
 
 @dataclass(frozen=True)

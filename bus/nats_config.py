@@ -52,7 +52,7 @@ def write_keys(folder: Path) -> None:
             continue
         kind = nkeys.PREFIX_BYTE_ACCOUNT if name == ISSUER else nkeys.PREFIX_BYTE_USER
         seed = nkeys.encode_seed(os.urandom(32), kind)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(seed)
 
 
@@ -69,9 +69,7 @@ def render(listen: Listen, keys: Path) -> str:
         return f"      {{ nkey: {public_key(keys, name)}, permissions: {{ {allowed} }} }}"
 
     rpc = [user(actor, permissions.of(actor, actor)) for actor in ACTORS]
-    events = [
-        user(f"{actor}-events", permissions.events_writer(actor)) for actor in ACTORS if actor in EVENT_WRITERS
-    ]
+    events = [user(f"{actor}-events", permissions.events_writer(actor)) for actor in ACTORS if actor in EVENT_WRITERS]
     streams = [user(f"{actor}-streams", permissions.streams_user(actor)) for actor in ACTORS if actor in STREAM_USERS]
     streams.append(user(PROVISIONER, Permissions(["$JS.API.>"], [f"_INBOX.{PROVISIONER}.>"])))
     static = [public_key(keys, name) for name in USERS]
@@ -85,7 +83,7 @@ max_control_line: 4KB
 write_deadline: "2s"
 ping_interval: "1s"
 ping_max: 2
-jetstream {{ store_dir: {json.dumps(str(listen.store))}{', sync_interval: always' if listen.power_safe else ''} }}
+jetstream {{ store_dir: {json.dumps(str(listen.store))}{", sync_interval: always" if listen.power_safe else ""} }}
 accounts {{
   AUTH {{ users: [ {{ nkey: {public_key(keys, CALLOUT)} }} ] }}
   EVENTS {{

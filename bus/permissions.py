@@ -27,24 +27,37 @@ def of(role: Role, caller: str) -> Permissions:
                 granted.publish.append(item.subject(caller))
             if isinstance(item, Event) and role in item.listeners:
                 granted.subscribe.append(item.subject)
+    granted.publish += [subject.format(caller=caller) for subject in _PUBLISH.get(role, ())]
+    granted.subscribe += _SUBSCRIBE.get(role, ())
     if role in ACTORS:
         # The right to answer is static: `allow_responses` expires long streams and can be aimed at any subject.
         granted.publish += [f"{INBOX}.>", f"{audit.APPEND}.{caller}"]
-        granted.subscribe += [f"{PREFIX}.{role}.*.* {role}", "$SRV.>"]
-    if role == "router":
-        granted.publish += [f"{PREFIX}.router.*.{caller}"]
-        granted.subscribe += [f"{PREFIX}.mcp.*.* router", f"{PREFIX}.router.*.*"]
-        granted.subscribe.remove(f"{PREFIX}.router.*.* router")
-    if role == "gateway":
-        granted.publish += [f"{PREFIX}.mcp.*.{caller}", f"{PREFIX}.router.*.{caller}", f"{audit.APPEND}.{caller}"]
-    if role in ("gateway", "operator"):
-        granted.publish += ["$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>"]
-    if role == "gateway":
         granted.subscribe.append("$SRV.>")
-        granted.publish.append(f"{INBOX}.>")
-    if role == "audit":
-        granted.subscribe.append(audit.TAIL)
+        if role != "router":
+            granted.subscribe.append(f"{PREFIX}.{role}.*.* {role}")
     return granted
+
+
+_ASK_SERVICES = ("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>")
+
+_PUBLISH: dict[Role, tuple[str, ...]] = {
+    "gateway": (
+        *_ASK_SERVICES,
+        f"{INBOX}.>",
+        f"{PREFIX}.mcp.*.{{caller}}",
+        f"{PREFIX}.router.*.{{caller}}",
+        f"{audit.APPEND}.{{caller}}",
+    ),
+    "operator": _ASK_SERVICES,
+    "router": (f"{PREFIX}.router.*.{{caller}}",),
+}
+"""What a role may publish beside the calls of the contracts."""
+
+_SUBSCRIBE: dict[Role, tuple[str, ...]] = {
+    "gateway": ("$SRV.>",),
+    "router": (f"{PREFIX}.mcp.*.* router", f"{PREFIX}.router.*.*"),
+    "audit": (audit.TAIL,),
+}
 
 
 def events_writer(role: Role) -> Permissions:

@@ -21,24 +21,25 @@ class EventStream:
         self._line: list[bytes] = []
         self._data: list[bytes] = []
         self._type = b""
-        self._size = 0
+        self._size = 0  # bytes of data
+        self._pending = 0  # bytes of a line that has no end yet
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the data of each event that this chunk completes."""
-        if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
         if not chunk:
             return []
-        self._after_cr = chunk.endswith(b"\r")
-        lines = chunk.splitlines()
-        rest = b"" if chunk.endswith((b"\r", b"\n")) else lines.pop()
+        after_cr, self._after_cr = self._after_cr, chunk.endswith(b"\r")
+        if after_cr:
+            chunk = chunk.removeprefix(b"\n")
         events: list[bytes] = []
-        for line in lines:
-            self._take_line(b"".join((*self._line, line)), events)
-            self._line.clear()
-        if rest:
-            self._line.append(rest)
-            self._grow(len(rest))
+        for line in chunk.splitlines(keepends=True):
+            self._line.append(line)
+            if line.endswith((b"\n", b"\r")):
+                self._take_line(b"".join(self._line).rstrip(b"\r\n"), events)
+                self._line.clear()
+                self._pending = 0
+            else:
+                self._pending = self._check(self._pending + len(line))
         return events
 
     def restart(self) -> None:
@@ -46,12 +47,12 @@ class EventStream:
         self._started = self._after_cr = False
         self._line.clear()
         self._data.clear()
-        self._type, self._size = b"", 0
+        self._type, self._size, self._pending = b"", 0, 0
 
-    def _grow(self, size: int) -> None:
-        self._size += size
-        if self._size > self._max_event:
+    def _check(self, size: int) -> int:
+        if self._size + size > self._max_event:
             raise EventTooLargeError(f"an event is larger than {self._max_event} bytes")
+        return size
 
     def _take_line(self, line: bytes, events: list[bytes]) -> None:
         if not self._started:
@@ -69,7 +70,7 @@ class EventStream:
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
-            self._grow(len(value) + 1)
+            self._size += self._check(len(value) + 1)
             self._data.append(value)
         elif field == b"event":
             self._type = value

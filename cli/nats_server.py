@@ -2,8 +2,6 @@
 
 import asyncio
 import shutil
-import signal
-import socket
 import sysconfig
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +9,9 @@ from pathlib import Path
 from mcpctl.bus import nats_config
 from mcpctl.bus.errors import Unavailable
 from mcpctl.bus.nats_config import Listen
-from mcpctl.bus.process import die_with_parent
-
-START_SECONDS = 15
+from mcpctl.cli.errors import CliError
+from mcpctl.cli.ports import free_port
+from mcpctl.cli.supervisor import Part
 
 
 def binary() -> str:
@@ -24,49 +22,37 @@ def binary() -> str:
     return found
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
 class NatsServer:
-    """One nats-server process with its files below `folder`: configuration, keys, streams, log."""
+    """One nats-server process with its files below `folder`: configuration, keys, streams."""
 
     def __init__(self, folder: Path, port: int, *, power_safe: bool = False) -> None:
         self.folder, self.port = folder, port
         self.keys = folder / "keys"
         self.url = f"nats://127.0.0.1:{port}"
         self._power_safe = power_safe
-        self.process: asyncio.subprocess.Process | None = None
+        self._part: Part | None = None
+
+    def part(self, log: Path) -> Part:
+        """Write keys and configuration, and return the process that uses them. Raises `Unavailable` without a binary."""
+        nats_config.write_keys(self.keys)
+        config = self.folder / "nats.conf"
+        config.write_text(
+            nats_config.render(Listen(self.port, self.folder / "streams", power_safe=self._power_safe), self.keys)
+        )
+        return Part("nats-server", (binary(), "-c", str(config)), log, probe=self._accepts)
 
     async def start(self) -> None:
         """Start, and return when it accepts connections. Raises `Unavailable` with the reason where it does not."""
-        nats_config.write_keys(self.keys)
-        config, log = self.folder / "nats.conf", self.folder / "nats.log"
-        listen = Listen(self.port, self.folder / "streams", power_safe=self._power_safe)
-        config.write_text(nats_config.render(listen, self.keys))
-        self.process = await asyncio.create_subprocess_exec(
-            binary(),
-            "-c",
-            str(config),
-            "-l",
-            str(log),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C in the terminal is for the supervisor, which stops this one last
-            preexec_fn=die_with_parent,
-        )
+        self._part = self.part(self.folder / "nats.log")
         try:
-            async with asyncio.timeout(START_SECONDS):
-                while not await self._accepts():
-                    if self.process.returncode is not None:
-                        raise Unavailable(f"nats-server did not start: {_last_line(log)}")
-                    await asyncio.sleep(0.02)
-        except TimeoutError as error:
-            raise Unavailable(f"nats-server does not accept connections on port {self.port}; see {log}") from error
+            await self._part.start()
+        except CliError as error:
+            raise Unavailable(str(error)) from error
+
+    async def stop(self) -> None:
+        """Stop it and wait for the end: its streams are on the disk then."""
+        if self._part is not None:
+            await self._part.stop()
 
     async def _accepts(self) -> bool:
         try:
@@ -80,20 +66,5 @@ class NatsServer:
             with suppress(OSError):
                 await writer.wait_closed()
 
-    async def stop(self) -> None:
-        """Stop it and wait for the end: its streams are on the disk then."""
-        if self.process is None or self.process.returncode is not None:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(10):
-                await self.process.wait()
-        except TimeoutError:
-            self.process.kill()
-            await self.process.wait()
 
-
-def _last_line(log: Path) -> str:
-    with suppress(OSError, IndexError):
-        return log.read_text(errors="replace").strip().splitlines()[-1]
-    return "no log was written"
+__all__ = ["NatsServer", "binary", "free_port"]

@@ -32,9 +32,9 @@ class ServerSpec(Message):
     name: Label
     description: str = Field("", max_length=500)
     url: str | None = Field(None, max_length=2048)
-    headers: dict[HeaderName, HeaderValue] = {}
+    headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
     command: tuple[str, ...] = Field((), max_length=256)
-    env: dict[EnvName, EnvValue] = {}
+    env: dict[EnvName, EnvValue] = Field(default_factory=dict)
     prefix: Prefix | None = None
     isolation: Literal["shared", "session"] = "shared"
 
@@ -249,9 +249,9 @@ class Connection(Message):
 
     revision: str
     url: str | None = None
-    headers: Annotated[dict[str, str], Field(repr=False)] = {}
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
     command: tuple[str, ...] = ()
-    env: Annotated[dict[str, str], Field(repr=False)] = {}
+    env: dict[str, str] = Field(default_factory=dict, repr=False)
 
 
 create_server = Call(
@@ -260,7 +260,9 @@ create_server = Call(
 list_servers = Call("catalog.list_servers", ListServers, Servers, callers=("operator",), needs=Need("view", "servers"))
 get_server = Call("catalog.get_server", GetServer, Server, callers=("operator",), needs=Need("view", "servers"))
 edit_server = Call("catalog.edit_server", EditServer, Server, callers=("operator",), needs=Need("edit", "servers"))
-delete_server = Call("catalog.delete_server", DeleteServer, Done, callers=("operator",), needs=Need("delete", "servers"))
+delete_server = Call(
+    "catalog.delete_server", DeleteServer, Done, callers=("operator",), needs=Need("delete", "servers")
+)
 
 create_project = Call(
     "catalog.create_project", CreateProject, Project, callers=("operator",), needs=Need("create", "projects")
@@ -278,7 +280,9 @@ create_secret = Call(
     "catalog.create_secret", CreateSecret, Secret, callers=("operator",), needs=Need("create", "secrets")
 )
 list_secrets = Call("catalog.list_secrets", ListSecrets, Secrets, callers=("operator",), needs=Need("view", "secrets"))
-delete_secret = Call("catalog.delete_secret", DeleteSecret, Done, callers=("operator",), needs=Need("delete", "secrets"))
+delete_secret = Call(
+    "catalog.delete_secret", DeleteSecret, Done, callers=("operator",), needs=Need("delete", "secrets")
+)
 
 view = Call("catalog.view", GetView, View, callers=("router",))
 unseal = Call("catalog.unseal", Unseal, Connection, callers=("router",))

@@ -48,7 +48,7 @@ class Binding(Message):
 
     role: Role
     resource: Resource | None = None
-    name: str | None = Field(None, min_length=1, max_length=200)
+    name: str | None = Field(None, min_length=1, max_length=200, pattern=r"^[^\s,\x00-\x1f\x7f]+$")
     action: Operation | None = None
 
     @model_validator(mode="after")
@@ -66,7 +66,9 @@ class Binding(Message):
         for part in text.split(","):
             key, colon, value = part.partition(":")
             if not colon or not value or key in fields or key not in ("role", "resource", "name", "action"):
-                raise ValueError(f"{text!r} is no binding: write role:ROLE,resource:RESOURCE[,name:GLOB] or action:OPERATION")
+                raise ValueError(
+                    f"{text!r} is no binding: write role:ROLE,resource:RESOURCE[,name:GLOB] or action:OPERATION"
+                )
             fields[key] = value
         if "action" in fields:
             fields.setdefault("role", "run")
@@ -78,9 +80,19 @@ class Binding(Message):
         return f"role:{self.role},resource:{self.resource}" + (f",name:{self.name}" if self.name else "")
 
     def grants(self, verb: str, resource: str, name: str | None) -> bool:
-        """Tell whether this binding alone grants `verb` on the resource (of that name; None means all of them)."""
-        if self.resource not in (resource, "*") or verb not in VERBS_OF[self.role]:
+        """Tell whether this binding alone grants `verb` on the resource (of that name; None means all of them).
+
+        What is granted on a server is granted on its tools, which are named `<server>/<tool>`.
+        """
+        if self.resource is None or verb not in VERBS_OF[self.role]:
             return False
+        if self.resource in (resource, "*") and self._fits(verb, name):
+            return True
+        if resource != "tools" or self.resource not in ("servers", "*"):
+            return False
+        return self._fits(verb, None if name is None else name.partition("/")[0])
+
+    def _fits(self, verb: str, name: str | None) -> bool:
         if self.name is None:
             return True
         return name is not None and verb != "create" and fnmatchcase(name, self.name)
@@ -89,14 +101,37 @@ class Binding(Message):
         """Tell whether whatever `other` grants, this grants too. Never says yes where it is not certain."""
         if other.action is not None:
             return self.action in (other.action, "*")
-        if self.action is not None or self.resource not in (other.resource, "*"):
+        if self.resource is None or not _verbs(self) >= _verbs(other):
             return False
-        if self.name is None:
-            return VERBS_OF[self.role] >= VERBS_OF[other.role]
-        if other.name is None or self.role != other.role:
+        if self.resource in (other.resource, "*") and _holds_all_names(self.name, other.name):
+            return True
+        if other.resource != "tools" or self.resource not in ("servers", "*"):
             return False
-        exact = not any(c in other.name for c in "*?[")
-        return other.name == self.name or (exact and fnmatchcase(other.name, self.name))
+        server, slash, _ = (other.name or "").partition("/")
+        literal = slash and _literal_head(server) == server
+        return _holds_all_names(self.name, server if literal else None)
+
+
+def _verbs(binding: Binding) -> frozenset[Verb]:
+    """Return the verbs that a binding grants: a name never grants `create`."""
+    return VERBS_OF[binding.role] - ({"create"} if binding.name is not None else frozenset())
+
+
+def _literal_head(glob: str) -> str:
+    """Return what stands before the first wildcard."""
+    return re.split(r"[*?[]", glob, maxsplit=1)[0]
+
+
+def _holds_all_names(own: str | None, other: str | None) -> bool:
+    """Tell whether every name that the glob `other` matches is matched by `own` (None: all names, and none)."""
+    if own is None or own == other:
+        return True
+    if other is None:
+        return False
+    head = _literal_head(other)
+    if head == other:
+        return fnmatchcase(other, own)
+    return own.endswith("*") and _literal_head(own) == own[:-1] and head.startswith(own[:-1])
 
 
 class Scope(Message):
@@ -105,7 +140,7 @@ class Scope(Message):
     The layers of a token are its own bindings, those of the tokens above it, and those of its owner.
     """
 
-    layers: tuple[tuple[Binding, ...], ...]
+    layers: tuple[tuple[Binding, ...], ...] = Field(min_length=1)
 
     def allows(self, verb: str, *names: tuple[str, str | None]) -> bool:
         """Tell whether each layer grants `verb` on at least one of the (resource, name) pairs."""
@@ -142,11 +177,13 @@ def _touches(binding: Binding, server: str) -> bool:
         return False
     if binding.name is None:
         return True
-    pattern = binding.name.partition("/")[0]
-    return fnmatchcase(server, pattern) or "*" in pattern
+    head = _literal_head(binding.name)
+    if "/" in head:
+        return head.partition("/")[0] == server
+    return head != binding.name and f"{server}/".startswith(head)
 
 
-SUBJECT_PATTERN = r"^(User|Group|ServiceAccount|McpToken):[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$"
+SUBJECT_PATTERN = r"(User|Group|ServiceAccount|McpToken):[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}"
 
 
 class Definition(Message):
@@ -161,18 +198,27 @@ class Definition(Message):
     @classmethod
     def _are_subjects(cls, subjects: Iterable[str]) -> tuple[str, ...]:
         for subject in subjects:
-            if not re.match(SUBJECT_PATTERN, subject):
-                raise ValueError(f"{subject!r} is no subject: write User:NAME, Group:NAME, ServiceAccount:NAME or McpToken:SHA256")
+            if not re.fullmatch(SUBJECT_PATTERN, subject):
+                raise ValueError(
+                    f"{subject!r} is no subject: write User:NAME, Group:NAME, ServiceAccount:NAME or McpToken:SHA256"
+                )
         return tuple(subjects)
 
 
 class Check(Authorized):
     """Say whether the bearer may do this, and by which definition and binding."""
 
-    verb: Verb
-    resource: Resource
-    name: str | None = None
+    verb: Verb = "run"
+    resource: Resource | None = None
+    name: str | None = Field(None, max_length=300)
     project: Label | None = None
+    action: Operation | None = None
+
+    @model_validator(mode="after")
+    def _asks_one_thing(self) -> Self:
+        if (self.resource is None) == (self.action is None):
+            raise ValueError("ask about either a resource or an action")
+        return self
 
 
 class Verdict(Message):
@@ -199,19 +245,29 @@ class GetScope(Authorized):
 
 
 class ScopeOf(Message):
-    """The scope, as it was at change `seq` of `epoch`."""
+    """The scope, as it was at change `seq` of `epoch`, of the principal as of `token_seq` of `token_epoch`.
+
+    A scope follows from the owner's groups as well, so one that is kept hangs on both feeds.
+    """
 
     epoch: str
     seq: int
     scope: Scope
+    token_epoch: str = ""
+    token_seq: int = -1
 
 
 class CheckCeiling(Authorized):
-    """Say whether the bearer holds all that it wants to give: bindings, and membership in groups."""
+    """Say whether the bearer holds all that it wants to give.
+
+    That is `bindings` in `project`, membership in `groups`, and the power to act as one of `subjects`
+    (who sets a password, or issues a bearer, could).
+    """
 
     project: Label | None = None
     bindings: tuple[Binding, ...] = ()
     groups: tuple[Label, ...] = ()
+    subjects: tuple[str, ...] = ()
 
 
 class Define(Authorized):
@@ -277,7 +333,7 @@ class Bindings(Message):
 
 
 check = Call("rbac.check", Check, Verdict, callers=("operator", "token", "catalog", "session", "audit"))
-scope = Call("rbac.scope", GetScope, ScopeOf, callers=("router", "catalog"))
+scope = Call("rbac.scope", GetScope, ScopeOf, callers=("router", "catalog", "operator"))
 check_ceiling = Call("rbac.check_ceiling", CheckCeiling, Done, callers=("token",))
 define = Call("rbac.define", Define, Definition, callers=("operator",), needs=Need("create", "rbac"))
 redefine = Call("rbac.redefine", Define, Definition, callers=("operator",), needs=Need("edit", "rbac"))

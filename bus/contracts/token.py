@@ -263,7 +263,10 @@ class DeleteToken(Authorized):
 
 
 resolve = Call(
-    "token.resolve", ResolveBearer, Resolved, callers=("gateway", "router", "rbac", "catalog", "session", "audit")
+    "token.resolve",
+    ResolveBearer,
+    Resolved,
+    callers=("gateway", "router", "rbac", "catalog", "session", "audit"),
 )
 whoami = Call("token.whoami", WhoAmI, Principal, callers=("operator",))
 login = Call("token.login", Login, LoggedIn, callers=("login", "operator"), timeout=5.0)
@@ -307,7 +310,14 @@ issue_service_account_token = Call(
     needs=Need("edit", "serviceaccounts"),
 )
 
-issue = Call("token.issue", IssueToken, IssuedToken, callers=("operator",), needs=Need("create", "mcptokens"), timeout=5.0)
+issue = Call(
+    "token.issue",
+    IssueToken,
+    IssuedToken,
+    callers=("operator",),
+    needs=Need("create", "mcptokens"),
+    timeout=5.0,
+)
 list_tokens = Call("token.list", ListTokens, Tokens, callers=("operator",), needs=Need("view", "mcptokens"))
 describe = Call("token.describe", DescribeToken, Token, callers=("operator",), needs=Need("view", "mcptokens"))
 introspect = Call("token.introspect", Introspect, Introspection, callers=("operator", "gateway"))

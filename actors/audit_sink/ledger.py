@@ -1,0 +1,165 @@
+"""Appending to the ledger: in the stream's order, one hash chain a project, one transaction a batch.
+
+The row of the position is locked first and moved in the transaction that inserts, so of several sinks one
+writes at a time, and after a crash the position and the entries agree.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import insert
+from sqlmodel import Session, col, select
+
+from mcpctl.actors.audit_sink import records
+from mcpctl.actors.audit_sink.records import Record
+from mcpctl.actors.audit_sink.rows import ChainRow, EntryRow, PositionRow
+from mcpctl.bus.contracts import audit
+from mcpctl.bus.names import NO_PROJECT
+from mcpctl.bus.streams import Stored, StreamState
+
+GENESIS = "0" * 64
+"""Stands before the first entry of a chain."""
+
+IDS_PER_QUERY = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Up to where the stream is in the ledger: its sequence `seq`, stored `at` ns; `last`: the ledger's number."""
+
+    stream: str
+    seq: int
+    at: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where the ledger stands after a transaction, and the tail messages (subject and payload) of what it added."""
+
+    position: Position
+    tail: Sequence[tuple[str, bytes]] = field(default=())
+
+
+def position(session: Session) -> Position | None:
+    """Return where the ledger stands, None before its first start."""
+    row = session.get(PositionRow, 1)
+    return None if row is None else Position(row.stream, row.seq, row.at, row.last)
+
+
+def align(session: Session, before: Position | None, stream: StreamState) -> Appended:
+    """Bring the position to what the stream holds; what cannot come any more is noted in the ledger itself.
+
+    `before` was read before `stream` was asked, and this session reads after: so another sink's progress in the
+    meantime is not mistaken for a loss.
+    """
+    row = session.exec(select(PositionRow).with_for_update()).one_or_none()
+    start = max(stream.first - 1, 0)
+    found: list[Record] = []
+    if row is None:
+        row = PositionRow(id=1, stream=stream.created, seq=start, at=0, last=0)
+        if start:
+            found.append(records.notice("audit.gap", f"the ledger begins after message {start} of the stream"))
+    elif row.stream != stream.created:
+        found.append(records.notice("audit.stream", f"the stream was made anew after message {row.seq}"))
+        row.stream, row.seq, row.at = stream.created, start, 0
+    elif row.seq < start:
+        found.append(records.notice("audit.gap", f"messages {row.seq + 1} to {start} are gone from the stream"))
+        row.seq = start
+    elif before is not None and before.seq == row.seq and row.seq > stream.last:
+        found.append(records.notice("audit.stream", f"the stream was set back from {row.seq} to {stream.last}"))
+        row.seq, row.at = stream.last, 0
+    return Appended(*_write(session, row, found))
+
+
+def append(session: Session, stream: str, messages: Sequence[Stored], fault: str = "") -> Appended:
+    """Append messages that begin right after the position; where they do not any more, only say where it is.
+
+    With `fault` (for one message that could not be appended as it is) the message itself is recorded.
+    """
+    row = session.exec(select(PositionRow).with_for_update()).one()
+    if row.stream != stream or messages[0].seq != row.seq + 1:
+        return Appended(Position(row.stream, row.seq, row.at, row.last))
+    row.seq, row.at = messages[-1].seq, messages[-1].at
+    if fault:
+        return Appended(*_write(session, row, [records.of_message(message, fault) for message in messages]))
+    return Appended(*_write(session, row, [record for message in messages for record in records.read(message)]))
+
+
+def _write(session: Session, row: PositionRow, found: Sequence[Record]) -> tuple[Position, Sequence[tuple[str, bytes]]]:
+    known = _known(session, found)
+    chains = _Chains(session)
+    entries, tail = [], []
+    for record in found:
+        event = record.event
+        if event.id in known:
+            continue
+        known.add(event.id)
+        row.last += 1
+        number, prev, digest = chains.extend(event.project or NO_PROJECT, record.text)
+        entries.append(_columns(event, record.text) | {"seq": row.last, "number": number, "prev": prev, "hash": digest})
+        tail.append((event.tail_subject, _payload(row.last, number, digest, record.text)))
+    if entries:
+        session.execute(insert(EntryRow), entries)
+    chains.save()
+    session.add(row)
+    return Position(row.stream, row.seq, row.at, row.last), tail
+
+
+def _known(session: Session, found: Sequence[Record]) -> set[str]:
+    """Return the ids that are in the ledger already: a writer resent them after the stream's own window."""
+    ids = [record.event.id for record in found]
+    known: set[str] = set()
+    for start in range(0, len(ids), IDS_PER_QUERY):
+        some = ids[start : start + IDS_PER_QUERY]
+        known.update(session.exec(select(EntryRow.event_id).where(col(EntryRow.event_id).in_(some))))
+    return known
+
+
+class _Chains:
+    """The ends of the chains that a transaction extends."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._ends: dict[str, ChainRow] = {}
+
+    def extend(self, project: str, text: bytes) -> tuple[int, str, str]:
+        """Return the number, the previous hash and the hash of a project's next entry."""
+        end = self._ends.get(project)
+        if end is None:
+            end = self._session.get(ChainRow, project) or ChainRow(project=project, number=0, hash=GENESIS)
+            self._ends[project] = end
+        prev = end.hash
+        end.number, end.hash = end.number + 1, chained(prev, text)
+        return end.number, prev, end.hash
+
+    def save(self) -> None:
+        self._session.add_all(self._ends.values())
+
+
+def chained(prev: str, text: bytes) -> str:
+    """Return the hash of an entry: SHA-256 over the previous one's 32 bytes and the event's canonical text."""
+    return hashlib.sha256(bytes.fromhex(prev) + text).hexdigest()
+
+
+def _columns(event: audit.Event, text: bytes) -> dict[str, object]:
+    return {
+        "event_id": event.id,
+        "project": event.project or NO_PROJECT,
+        "at": event.at,
+        "kind": event.kind,
+        "outcome": event.outcome,
+        "principal": event.principal,
+        "user": event.user,
+        "token_name": event.token_name,
+        "token_sha": event.token_sha,
+        "server": event.server,
+        "name": event.name,
+        "event": text.decode(),
+    }
+
+
+def _payload(seq: int, number: int, digest: str, text: bytes) -> bytes:
+    """Return the JSON of an `Entry`, around the event's own text."""
+    return b'{"seq":%d,"number":%d,"hash":"%s","event":%s}' % (seq, number, digest.encode(), text)

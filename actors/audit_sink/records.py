@@ -1,0 +1,107 @@
+"""From messages of the stream to records: whatever arrives becomes one, so that nothing can block the ledger."""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import orjson
+from pydantic import Field, ValidationError
+
+from mcpctl.bus.connection import first_fault
+from mcpctl.bus.contract import ACTORS
+from mcpctl.bus.contracts import audit
+from mcpctl.bus.names import Label
+from mcpctl.bus.streams import Stored
+
+LINE_BYTES = 128 * 1024
+"""An event's size at the most."""
+
+SHOWN = 200
+"""Characters of an event that is no event, as far as they go into the ledger."""
+
+Word = Annotated[str, Field(max_length=512, pattern=r"^[^\x00]*$")]
+
+
+class Accepted(audit.Event):
+    """An event that fits the ledger's columns and makes a lawful NATS subject."""
+
+    id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,64}$")]
+    at: Annotated[int, Field(ge=0, lt=2**53)]
+    kind: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    project: Label | None = None
+    principal: Annotated[str, Field(pattern=r"^[A-Za-z0-9=_-]{1,512}$")] | None = None
+    user: Word | None = None
+    token_name: Word | None = None
+    token_sha: Word | None = None
+    server: Word | None = None
+    name: Word | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event and its canonical text: sorted keys, no spaces, no nulls; fields of newer versions are kept."""
+
+    event: audit.Event
+    text: bytes
+
+
+def read(stored: Stored) -> Iterator[Record]:
+    """Yield the records of one message of the stream, in its order."""
+    writer = stored.subject.rpartition(".")[2]
+    for index, line in enumerate(stored.data.split(b"\n")):
+        if line:
+            yield _read_line(line, writer, stored, index)
+
+
+def _read_line(line: bytes, writer: str, stored: Stored, index: int) -> Record:
+    try:
+        if len(line) > LINE_BYTES:
+            raise ValueError("longer than an event may be")
+        fields = orjson.loads(line)
+        if not isinstance(fields, dict):
+            raise ValueError("no JSON object")  # noqa: TRY004 - as above
+        if writer not in ACTORS:
+            fields["gateway"] = writer
+        event = Accepted.model_validate(fields)
+        text = orjson.dumps({key: v for key, v in fields.items() if v is not None}, option=orjson.OPT_SORT_KEYS)
+    except ValidationError as error:
+        return _unfit("malformed", "error", f"{first_fault(error)}; {_shown(line)}", writer, stored, index)
+    except ValueError as error:
+        return _unfit("malformed", "error", f"{error}; {_shown(line)}", writer, stored, index)
+    if writer not in ACTORS and (event.kind != "edge" or event.outcome == "allow"):
+        return _unfit("forged", "deny", f"a gateway may append refusals only; {_shown(line)}", writer, stored, index)
+    return Record(event, text)
+
+
+def _shown(line: bytes) -> str:
+    return f"sha256 {hashlib.sha256(line).hexdigest()}: {line[:SHOWN].decode(errors='replace')!a}"
+
+
+def _unfit(kind: str, outcome: audit.Outcome, detail: str, writer: str, stored: Stored, index: int) -> Record:
+    """Return the record of a line that was not an event, under an id that a redelivery finds again."""
+    place = hashlib.sha256(f"{stored.at}.{stored.seq}.{index}".encode()).hexdigest()[:24]
+    fields = {"id": place, "at": stored.at // 1_000_000, "kind": f"audit.{kind}", "outcome": outcome, "detail": detail}
+    fields["gateway" if writer not in ACTORS else "name"] = writer
+    return of_fields(fields)
+
+
+def of_message(stored: Stored, fault: str) -> Record:
+    """Return the one record of a message that the database would not take."""
+    return _unfit("malformed", "error", f"{fault}; {_shown(stored.data)}", _writer(stored), stored, -1)
+
+
+def _writer(stored: Stored) -> str:
+    return stored.subject.rpartition(".")[2]
+
+
+def notice(kind: str, detail: str) -> Record:
+    """Return a record of the sink's own, about the stream."""
+    at = time.time_ns() // 1_000_000
+    return of_fields({"id": secrets.token_hex(12), "at": at, "kind": kind, "outcome": "error", "detail": detail})
+
+
+def of_fields(fields: dict[str, object]) -> Record:
+    return Record(audit.Event.model_validate(fields), orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))

@@ -1,0 +1,239 @@
+"""The AuditSink: from the stream into the ledger, from there to whoever asks or listens."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, aclosing
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from mcpctl.actors.audit_sink import ledger, search
+from mcpctl.actors.audit_sink.held import Held
+from mcpctl.actors.audit_sink.ledger import Appended, Position
+from mcpctl.actors.settings import ActorSettings
+from mcpctl.actors.storage import Store, database_url
+from mcpctl.bus.actor import Actor, Caller, handles
+from mcpctl.bus.connection import Bus, Publisher
+from mcpctl.bus.context import remaining
+from mcpctl.bus.contracts import audit
+from mcpctl.bus.errors import BusError, Unavailable
+from mcpctl.bus.permissions import SINK_CONSUMER
+from mcpctl.bus.streams import Stored, Streams
+
+log = structlog.get_logger()
+
+ACK_SECONDS = 5
+"""After so long without an ack a message is given to another sink."""
+
+MAX_HELD = 4000
+"""Messages in the hands of all sinks together."""
+
+HELD_BYTES = 64 * 1024 * 1024
+PULL = 1000
+PULL_BYTES = 16 * 1024 * 1024
+PULL_SECONDS = 1.0
+COMMIT_BYTES = 2 * 1024 * 1024
+"""Bytes of events in one transaction: large enough to share one disk sync among thousands."""
+
+OUT_OF_TURN = 0.02
+"""Seconds between looks at the position while another sink has its turn."""
+
+CLOCK_STEP_NS = 60 * 1_000_000_000
+"""How much a server's clock may be set back without its stream being taken for a new one."""
+
+MARGIN = 0.5
+"""Seconds of a follower's time budget that are kept for the answer."""
+
+
+class StreamReplaced(Exception):
+    """The stream is another one than the ledger follows: it must be looked at anew."""
+
+
+class AuditSink(Actor):
+    """Writes every event into the ledger, in order and once, then broadcasts it."""
+
+    role = "audit"
+
+    def __init__(self, bus: Bus, settings: ActorSettings) -> None:
+        super().__init__(bus)
+        self._url = settings.nats_url
+        url = settings.database_url.get_secret_value() if settings.database_url else None
+        self._store = Store(self.role, database_url(self.role, url, settings.data_dir))
+        self._held = Held(MAX_HELD, HELD_BYTES)
+        self._position = Position("", 0, 0, 0)
+        self._grown = asyncio.Event()
+        self._opened = AsyncExitStack()
+
+    async def open(self) -> None:
+        """Open the ledger and begin to drain the stream. Raises `NewerDatabase`, `Unavailable`."""
+        self._opened.push_async_callback(self._store.close)
+        await self._store.open()
+        self._publisher = await Publisher.connect(self._url, self.identity, self.bus.closed.set)
+        self._opened.push_async_callback(self._publisher.close)
+        self._streams = await Streams.connect(self._url, self.identity, self.bus.closed.set)
+        self._opened.push_async_callback(self._streams.close)
+        await self.bus.receive(audit.TAIL, self._hear)
+        draining = asyncio.create_task(self._drain())
+        draining.add_done_callback(self._drain_ended)
+        self._opened.push_async_callback(self._stop_draining, draining)
+
+    async def close(self) -> None:
+        await self._opened.aclose()
+
+    async def _stop_draining(self, draining: "asyncio.Task[None]") -> None:
+        draining.cancel()
+        await asyncio.gather(draining, return_exceptions=True)
+        for stored in self._held.take_all():
+            await self._streams.give_back(stored)
+
+    @handles(audit.query)
+    async def query(self, request: audit.Query, _caller: Caller) -> audit.Entries:
+        wanted = _within(request.filter, request.project)
+        return await self._store.read(lambda session: search.newest(session, wanted, request.limit))
+
+    @handles(audit.follow)
+    async def follow(self, request: audit.Follow, _caller: Caller) -> audit.Entries:
+        wanted = _within(request.filter, request.project)
+        until = time.monotonic() + min(request.wait_ms / 1000, remaining(audit.follow.timeout) - MARGIN)
+        cursor, waited = request.cursor, False
+        while True:
+            grown = self._grown
+            entries = await self._look(wanted, cursor)
+            if entries.items or time.monotonic() >= until:
+                break
+            cursor, waited = entries.cursor, True
+            await _wait(grown, until - time.monotonic())
+        if waited and audit.follow.needs is not None:
+            # The right was checked before the wait; it may have been taken away since.
+            await self.authorize(request.bearer, audit.follow.needs, None, request.project)
+        return entries
+
+    async def _look(self, wanted: audit.Filter, cursor: int) -> audit.Entries:
+        return await self._store.read(lambda session: search.after(session, wanted, cursor))
+
+    async def _hear(self, _msg: object) -> None:
+        self._grow()
+
+    def _grow(self) -> None:
+        grown, self._grown = self._grown, asyncio.Event()
+        grown.set()
+
+    async def _drain(self) -> None:
+        """Fetch and commit for ever; whatever goes wrong on the way is tried again."""
+        while True:
+            try:
+                await self._attach()
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._fetch())
+                    tasks.create_task(self._commit())
+            except* (BusError, StreamReplaced) as errors:
+                log.warning("audit stream not drained, trying again", error=str(errors.exceptions[0]))
+            await asyncio.sleep(0.2)
+
+    def _drain_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled():
+            log.error("audit stream is not drained any more", exc_info=task.exception())
+            self.bus.closed.set()
+
+    async def _attach(self) -> None:
+        before = await self._store.read(ledger.position)
+        stream = await self._streams.state(audit.STREAM)
+        aligned = await self._store.write(lambda session: ledger.align(session, before, stream))
+        if aligned.position.stream != self._position.stream:
+            self._held.take_all()
+            self._position = aligned.position
+        await self._announce(aligned)
+        config = {
+            "durable_name": SINK_CONSUMER,
+            "filter_subject": f"{audit.APPEND}.*",
+            "ack_policy": "explicit",
+            "ack_wait": ACK_SECONDS * 1_000_000_000,
+            "max_ack_pending": MAX_HELD,
+            "deliver_policy": "all",
+        }
+        await self._streams.make_consumer(audit.STREAM, SINK_CONSUMER, config)
+
+    async def _fetch(self) -> None:
+        while True:
+            await self._make_room()
+            arriving = self._streams.pull(audit.STREAM, SINK_CONSUMER, PULL, PULL_BYTES, PULL_SECONDS)
+            async with aclosing(arriving):
+                async for stored in arriving:
+                    self._held.add(stored)
+
+    async def _make_room(self) -> None:
+        """Wait until more may be fetched; what only waits for another sink's turn is given back for that."""
+        while self._held.full:
+            if not self._held.run(self._position.seq, 1):
+                for stored in self._held.take_latest_half():
+                    await self._streams.give_back(stored)
+                return
+            await _wait(self._held.room, ACK_SECONDS)
+
+    async def _commit(self) -> None:
+        pause = 0.1
+        while True:
+            self._held.arrived.clear()
+            await self._let_go()
+            messages = self._held.run(self._position.seq, COMMIT_BYTES)
+            try:
+                if messages:
+                    await self._announce(await self._append(messages))
+                elif self._held:
+                    await _wait(self._held.arrived, OUT_OF_TURN)
+                    await self._refresh()
+                else:
+                    await self._held.arrived.wait()
+                pause = 0.1
+            except Unavailable as error:
+                log.warning("ledger not written, trying again", error=str(error))
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 2.0)
+
+    async def _append(self, messages: Sequence[Stored]) -> Appended:
+        stream = self._position.stream
+        try:
+            return await self._store.write(lambda session: ledger.append(session, stream, messages))
+        except (SQLAlchemyError, ValueError) as error:
+            log.exception("events not taken by the database", messages=len(messages))
+            fault = f"not taken by the database ({type(error).__name__})"
+        first = messages[:1]
+        if len(messages) > 1:
+            return await self._append(first)
+        return await self._store.write(lambda session: ledger.append(session, stream, first, fault))
+
+    async def _announce(self, appended: Appended) -> None:
+        """Go on from a new position, and broadcast what was added; only then its messages are let go."""
+        if appended.position.stream != self._position.stream:
+            raise StreamReplaced("the ledger follows another stream now")
+        self._position = appended.position
+        for subject, payload in appended.tail:
+            await self._publisher.publish_raw(subject, payload)
+        if appended.tail:
+            self._grow()
+
+    async def _let_go(self) -> None:
+        """Ack what is in the ledger."""
+        for stored in self._held.take_until(self._position.seq):
+            if stored.at > self._position.at + CLOCK_STEP_NS:
+                raise StreamReplaced("a message is newer than its place in the stream allows")
+            await self._streams.ack(stored)
+
+    async def _refresh(self) -> None:
+        found = await self._store.read(ledger.position)
+        if found is not None:
+            await self._announce(Appended(found))
+
+
+def _within(wanted: audit.Filter, project: str | None) -> audit.Filter:
+    """Return the filter bounded to the project for which the right was checked."""
+    return wanted if project is None else wanted.model_copy(update={"project": project})
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(max(seconds, 0)):
+            await event.wait()
+    except TimeoutError:
+        pass

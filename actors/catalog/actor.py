@@ -1,0 +1,169 @@
+"""The Catalog's handlers."""
+
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+
+from sqlmodel import Session
+
+from mcpctl.actors.catalog import projects, runtime, sealed_secrets, servers
+from mcpctl.actors.catalog.sealing import Keyring
+from mcpctl.actors.changes import ChangeFeed
+from mcpctl.actors.settings import ActorSettings
+from mcpctl.actors.storage import Store, database_url
+from mcpctl.bus.actor import Actor, Caller, handles
+from mcpctl.bus.connection import Bus, Publisher
+from mcpctl.bus.contract import Changes, Done, Need, PullChanges
+from mcpctl.bus.contracts import catalog, rbac, token
+from mcpctl.bus.errors import Forbidden
+
+SEE_SERVER = Need("view", "servers")
+SEE_SECRET = Need("view", "secrets")
+EDIT_PROJECT = Need("edit", "projects")
+
+
+class Catalog(Actor):
+    """Keeps projects, upstream servers and sealed secrets; alone it can unseal."""
+
+    role = "catalog"
+    audited = frozenset(
+        f"{verb}_{noun}" for verb in ("create", "edit", "delete") for noun in ("server", "project", "secret")
+    )
+
+    def __init__(self, bus: Bus, settings: ActorSettings) -> None:
+        super().__init__(bus)
+        self._settings = settings
+        url = settings.database_url.get_secret_value() if settings.database_url else None
+        self._store = Store(self.role, database_url(self.role, url, settings.data_dir))
+        self._opened = AsyncExitStack()
+
+    async def open(self) -> None:
+        """Open the database, the feed and the keyring. Raises `NewerDatabase`, `KeyringRefused`, `Unavailable`."""
+        self._opened.push_async_callback(self._store.close)
+        await self._store.open()
+        sealed = await self._store.read(sealed_secrets.any_sealed)
+        path = self._settings.data_dir / "keys" / "sealing.json"
+        self._keyring = Keyring.open(path, create=not sealed)
+        publisher = await Publisher.connect(self._settings.nats_url, self.identity, self.bus.closed.set)
+        self._opened.push_async_callback(publisher.close)
+        self._feed = ChangeFeed(self._store, publisher, catalog.feed)
+        await self._feed.open()
+
+    async def close(self) -> None:
+        await self._opened.aclose()
+
+    @handles(catalog.create_server)
+    async def create_server(self, request: catalog.CreateServer, _caller: Caller) -> catalog.Server:
+        spec = request.spec
+        await self._check_secrets(request.bearer, spec)
+        for project in request.projects:
+            await self.authorize(request.bearer, EDIT_PROJECT, project, project)
+        if request.projects:
+            await self.authorize(request.bearer, SEE_SERVER, spec.name, None)
+        return await self._feed.write(lambda changing: servers.create(changing, spec, request.projects))
+
+    @handles(catalog.list_servers)
+    async def list_servers(self, _request: catalog.ListServers, _caller: Caller) -> catalog.Servers:
+        return catalog.Servers(items=await self._store.read(servers.list_all))
+
+    @handles(catalog.get_server)
+    async def get_server(self, request: catalog.GetServer, _caller: Caller) -> catalog.Server:
+        return await self._store.read(lambda session: servers.get(session, request.name))
+
+    @handles(catalog.edit_server)
+    async def edit_server(self, request: catalog.EditServer, _caller: Caller) -> catalog.Server:
+        await self._check_secrets(request.bearer, request.spec)
+        return await self._feed.write(lambda changing: servers.edit(changing, request.spec, request.revision))
+
+    @handles(catalog.delete_server)
+    async def delete_server(self, request: catalog.DeleteServer, _caller: Caller) -> Done:
+        await self._feed.write(lambda changing: servers.remove(changing, request.name))
+        return Done()
+
+    @handles(catalog.create_project)
+    async def create_project(self, request: catalog.CreateProject, _caller: Caller) -> catalog.Project:
+        await self._check_servers(request.bearer, request.spec.servers)
+        return await self._feed.write(lambda changing: projects.create(changing, request.spec))
+
+    @handles(catalog.list_projects)
+    async def list_projects(self, _request: catalog.ListProjects, _caller: Caller) -> catalog.Projects:
+        return catalog.Projects(items=await self._store.read(projects.list_all))
+
+    @handles(catalog.get_project)
+    async def get_project(self, request: catalog.GetProject, _caller: Caller) -> catalog.Project:
+        return await self._store.read(lambda session: projects.get(session, request.name))
+
+    @handles(catalog.edit_project)
+    async def edit_project(self, request: catalog.EditProject, _caller: Caller) -> catalog.Project:
+        spec = request.spec
+        held = await self._store.read(lambda session: projects.members(session, spec.name))
+        added = frozenset(spec.servers).difference(held)
+        await self._check_servers(request.bearer, sorted(added))
+        return await self._feed.write(lambda changing: projects.edit(changing, spec, request.revision, added))
+
+    @handles(catalog.delete_project)
+    async def delete_project(self, request: catalog.DeleteProject, _caller: Caller) -> Done:
+        await self._feed.write(lambda changing: projects.remove(changing, request.name))
+        return Done()
+
+    @handles(catalog.create_secret)
+    async def create_secret(self, request: catalog.CreateSecret, _caller: Caller) -> catalog.Secret:
+        if request.replace:
+            await self.authorize(request.bearer, Need("edit", "secrets"), request.name, None)
+        sealed = self._keyring.seal(request.name, request.value)
+        return await self._feed.write(
+            lambda changing: sealed_secrets.put(changing, request.name, sealed, replace=request.replace)
+        )
+
+    @handles(catalog.list_secrets)
+    async def list_secrets(self, _request: catalog.ListSecrets, _caller: Caller) -> catalog.Secrets:
+        return catalog.Secrets(items=await self._store.read(sealed_secrets.list_all))
+
+    @handles(catalog.delete_secret)
+    async def delete_secret(self, request: catalog.DeleteSecret, _caller: Caller) -> Done:
+        await self._feed.write(lambda changing: sealed_secrets.remove(changing, request.name))
+        return Done()
+
+    @handles(catalog.view)
+    async def view(self, request: catalog.GetView, _caller: Caller) -> catalog.View:
+        await self._demand_access(request.bearer, request.project)
+        return await self._store.read(lambda session: runtime.view(session, request.project))
+
+    @handles(catalog.unseal)
+    async def unseal(self, request: catalog.Unseal, _caller: Caller) -> catalog.Connection:
+        await self._demand_access(request.bearer, request.project)
+
+        def connection(session: Session) -> catalog.Connection:
+            return runtime.connection(session, request.project, request.server, self._keyring)
+
+        return await self._store.read(connection)
+
+    @handles(catalog.feed.pull)
+    async def changes(self, request: PullChanges, _caller: Caller) -> Changes:
+        return await self._feed.pull(request)
+
+    async def _check_secrets(self, bearer: str, spec: catalog.ServerSpec) -> None:
+        """Demand the view of each secret referred to: a server sends it wherever its url or command says."""
+        for name in servers.references(spec):
+            await self.authorize(bearer, SEE_SECRET, name, None)
+
+    async def _check_servers(self, bearer: str, names: Iterable[str]) -> None:
+        """Demand the view of each server to be added, by rights that hold outside the project too.
+
+        Otherwise whoever rules one project could take any server, with its credentials, into it.
+        """
+        for name in names:
+            await self.authorize(bearer, SEE_SERVER, name, None)
+
+    async def _demand_access(self, bearer: str, project: str) -> None:
+        """Raise `Forbidden` where the bearer may not enter the project, `Unauthenticated` for a bad bearer."""
+        resolved = await self.bus.call(token.resolve, token.ResolveBearer(bearer=bearer))
+        if resolved.principal.kind == "McpToken":
+            if resolved.principal.project != project:
+                raise runtime.no_access(project)
+            return
+        try:
+            answer = await self.bus.call(rbac.scope, rbac.GetScope(bearer=bearer, project=project))
+        except Forbidden:
+            raise runtime.no_access(project) from None
+        if not answer.scope.allows("view", ("projects", project)):
+            raise runtime.no_access(project)

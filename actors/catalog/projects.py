@@ -1,0 +1,154 @@
+"""Projects in SQL, and which servers they hold."""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+
+from sqlalchemy import delete
+from sqlmodel import Session, col, select
+
+from mcpctl.actors.catalog.rows import MemberRow, ProjectRow, ServerRow, as_datetime, now_ms
+from mcpctl.actors.changes import Changing
+from mcpctl.bus.contracts import catalog
+from mcpctl.bus.errors import BadRequest, Conflict, NotFound
+
+
+def find(session: Session, name: str) -> ProjectRow:
+    """Return a project's row. Raises `NotFound`."""
+    row = session.get(ProjectRow, name)
+    if row is None:
+        raise NotFound(f"no project {name}")
+    return row
+
+
+def members(session: Session, project: str) -> tuple[str, ...]:
+    """Return the names of a project's servers, in the project's order."""
+    rows = select(MemberRow.server).where(col(MemberRow.project) == project).order_by(col(MemberRow.position))
+    return tuple(session.exec(rows))
+
+
+def member_rows(session: Session, project: str) -> Sequence[ServerRow]:
+    """Return the servers of a project, in the project's order."""
+    rows = (
+        select(ServerRow)
+        .join(MemberRow, col(MemberRow.server) == col(ServerRow.name))
+        .where(col(MemberRow.project) == project)
+        .order_by(col(MemberRow.position))
+    )
+    return session.exec(rows).all()
+
+
+def holding(session: Session, server: str) -> tuple[str, ...]:
+    """Return the names of the projects that hold a server."""
+    rows = select(MemberRow.project).where(col(MemberRow.server) == server).order_by(col(MemberRow.project))
+    return tuple(session.exec(rows))
+
+
+def get(session: Session, name: str) -> catalog.Project:
+    row = find(session, name)
+    return _shown(row, members(session, name))
+
+
+def list_all(session: Session) -> tuple[catalog.Project, ...]:
+    """Return all projects, by name."""
+    held: dict[str, list[str]] = {}
+    for member in session.exec(select(MemberRow).order_by(col(MemberRow.position))):
+        held.setdefault(member.project, []).append(member.server)
+    rows = session.exec(select(ProjectRow).order_by(col(ProjectRow.name)))
+    return tuple(_shown(row, held.get(row.name, ())) for row in rows)
+
+
+def _shown(row: ProjectRow, servers: Sequence[str]) -> catalog.Project:
+    spec = catalog.ProjectSpec(name=row.name, description=row.description, servers=tuple(servers))
+    return catalog.Project(spec=spec, revision=row.revision, created_at=as_datetime(row.created_ms))
+
+
+def create(changing: Changing, spec: catalog.ProjectSpec) -> catalog.Project:
+    """Add a project. Raises `Conflict`, `BadRequest`."""
+    session = changing.session
+    if session.get(ProjectRow, spec.name) is not None:
+        raise Conflict(f"project {spec.name} exists already")
+    session.add(ProjectRow(name=spec.name, description=spec.description, created_ms=now_ms()))
+    session.flush()
+    _fill(session, spec)
+    changing.record("project", spec.name, "created")
+    return get(session, spec.name)
+
+
+def edit(
+    changing: Changing, spec: catalog.ProjectSpec, revision: int | None, vouched: AbstractSet[str]
+) -> catalog.Project:
+    """Replace a project's specification; `vouched` are the servers that the editor may add.
+
+    Raises `NotFound`, `Conflict`, `BadRequest`.
+    """
+    session = changing.session
+    row = find(session, spec.name)
+    if revision is not None and revision != row.revision:
+        raise Conflict(f"project {spec.name} is at revision {row.revision}, not at {revision}")
+    current = get(session, spec.name)
+    if spec == current.spec:
+        return current
+    if not set(spec.servers) <= {*current.spec.servers, *vouched}:
+        raise Conflict(f"project {spec.name} was edited at the same time: read it again")
+    row.description = spec.description
+    session.add(row)
+    session.exec(delete(MemberRow).where(col(MemberRow.project) == spec.name))
+    _fill(session, spec)
+    touch(changing, spec.name)
+    return get(session, spec.name)
+
+
+def _fill(session: Session, spec: catalog.ProjectSpec) -> None:
+    if len(set(spec.servers)) != len(spec.servers):
+        raise BadRequest(f"project {spec.name} lists a server twice")
+    missing = [name for name in spec.servers if session.get(ServerRow, name) is None]
+    if missing:
+        raise Conflict(f"project {spec.name} lists servers that do not exist: {', '.join(missing)}")
+    rows = (MemberRow(project=spec.name, server=name, position=place) for place, name in enumerate(spec.servers))
+    session.add_all(rows)
+    session.flush()
+    check_slugs(session, spec.name)
+
+
+def append(changing: Changing, project: str, server: str) -> None:
+    """Add a server to a project as its last. Raises `NotFound` for the project, `Conflict`."""
+    session = changing.session
+    find(session, project)
+    last = session.exec(
+        select(MemberRow.position).where(col(MemberRow.project) == project).order_by(col(MemberRow.position).desc())
+    ).first()
+    session.add(MemberRow(project=project, server=server, position=0 if last is None else last + 1))
+    session.flush()
+    check_slugs(session, project)
+    touch(changing, project)
+
+
+def touch(changing: Changing, project: str) -> None:
+    """Give a project its next revision, and record the change."""
+    row = find(changing.session, project)
+    row.revision += 1
+    changing.session.add(row)
+    changing.record("project", project, "changed")
+
+
+def remove(changing: Changing, name: str) -> None:
+    """Delete a project. Raises `NotFound`."""
+    session = changing.session
+    row = find(session, name)
+    session.exec(delete(MemberRow).where(col(MemberRow.project) == name))
+    session.delete(row)
+    session.flush()
+    changing.record("project", name, "removed")
+
+
+def check_slugs(session: Session, project: str) -> None:
+    """Raise `Conflict` where two servers of a project would give their tools the same prefix."""
+    taken: dict[str, str] = {}
+    for row in member_rows(session, project):
+        slug = catalog.ServerSpec.model_validate_json(row.spec).slug
+        other = taken.setdefault(slug, row.name)
+        if other != row.name:
+            raise Conflict(
+                f"servers {other} and {row.name} of project {project} would both name their tools {slug}__…: "
+                "give one of them another prefix"
+            )

@@ -1,0 +1,73 @@
+"""Secrets in SQL: only ever sealed."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from sqlmodel import Session, col, select
+
+from mcpctl.actors.catalog import servers
+from mcpctl.actors.catalog.rows import SecretRow, UseRow, as_datetime, new_stamp, now_ms
+from mcpctl.actors.changes import Changing
+from mcpctl.bus.contracts import catalog
+from mcpctl.bus.errors import Conflict, NotFound
+
+
+def list_all(session: Session) -> tuple[catalog.Secret, ...]:
+    """Return the names of all secrets, in order."""
+    users = defaultdict(list)
+    for use in session.exec(select(UseRow).order_by(col(UseRow.server))):
+        users[use.secret].append(use.server)
+    rows = session.exec(select(SecretRow).order_by(col(SecretRow.name)))
+    return tuple(_shown(row, users[row.name]) for row in rows)
+
+
+def _shown(row: SecretRow, used_by: Iterable[str]) -> catalog.Secret:
+    return catalog.Secret(
+        name=row.name,
+        created_at=as_datetime(row.created_ms),
+        updated_at=as_datetime(row.updated_ms),
+        used_by=tuple(used_by),
+    )
+
+
+def _users(session: Session, name: str) -> tuple[str, ...]:
+    return tuple(session.exec(select(UseRow.server).where(col(UseRow.secret) == name).order_by(col(UseRow.server))))
+
+
+def put(changing: Changing, name: str, sealed: tuple[str, bytes], *, replace: bool) -> catalog.Secret:
+    """Keep a sealed value; a replaced one changes every server that uses it. Raises `Conflict` where it exists."""
+    session = changing.session
+    row = session.get(SecretRow, name)
+    if row is not None and not replace:
+        raise Conflict(f"secret {name} exists already")
+    at = now_ms()
+    row = row or SecretRow(name=name, key_id="", sealed=b"", stamp="", created_ms=at, updated_ms=at)
+    (row.key_id, row.sealed), row.stamp, row.updated_ms = sealed, new_stamp(), at
+    session.add(row)
+    session.flush()
+    users = _users(session, name)
+    for server in users:
+        servers.record_change(changing, server)
+    return _shown(row, users)
+
+
+def remove(changing: Changing, name: str) -> None:
+    """Delete a secret. Raises `NotFound`, and `Conflict` where servers use it."""
+    session = changing.session
+    row = session.get(SecretRow, name)
+    if row is None:
+        raise NotFound(f"no secret {name}")
+    users = _users(session, name)
+    if users:
+        raise Conflict(f"secret {name} is used by {', '.join(users)}")
+    session.delete(row)
+
+
+def of_server(session: Session, server: str) -> tuple[SecretRow, ...]:
+    """Return the sealed rows that a server refers to."""
+    rows = select(SecretRow).join(UseRow, col(UseRow.secret) == col(SecretRow.name)).where(col(UseRow.server) == server)
+    return tuple(session.exec(rows))
+
+
+def any_sealed(session: Session) -> bool:
+    return session.exec(select(SecretRow.name)).first() is not None

@@ -1,0 +1,149 @@
+"""Definitions: written by those who hold what they grant."""
+
+from sqlmodel import Session, col, delete, select
+
+from mcpctl.actors.changes import ChangeFeed, Changing
+from mcpctl.actors.rbac_evaluator.policy import Policy
+from mcpctl.actors.rbac_evaluator.rows import DefinitionRow, SubjectRow, bindings_of, definition_of, naming
+from mcpctl.bus.actor import Caller, handles
+from mcpctl.bus.contract import Done
+from mcpctl.bus.contracts import rbac
+from mcpctl.bus.contracts.rbac import ADMINS, Definition
+from mcpctl.bus.errors import BadRequest, Conflict, NotFound
+
+OF_TOKENS = "mcptoken-"
+"""Begins the names of the definitions that hold mcptokens' own bindings."""
+
+
+class Definitions:
+    """Writes, shows and deletes definitions, and keeps those of the mcptokens."""
+
+    def __init__(self, policy: Policy, changes: ChangeFeed) -> None:
+        self._policy, self._changes = policy, changes
+
+    @handles(rbac.define)
+    async def define(self, request: rbac.Define, _caller: Caller) -> Definition:
+        wanted = request.definition
+        if wanted.name.startswith(OF_TOKENS):
+            raise BadRequest(f"names that begin with {OF_TOKENS} are kept for mcptokens: choose another one")
+        await self._policy.demand_ceiling(request.bearer, wanted.project, wanted.bindings)
+        return await self._changes.write(lambda changing: _create(changing, wanted))
+
+    @handles(rbac.redefine)
+    async def redefine(self, request: rbac.Define, _caller: Caller) -> Definition:
+        _demand_not_built_in(request.name)
+        wanted = request.definition
+        await self._policy.demand_ceiling(request.bearer, wanted.project, wanted.bindings)
+        return await self._changes.write(lambda changing: _replace(changing, wanted))
+
+    @handles(rbac.list_definitions)
+    async def list_all(self, _request: rbac.ListDefinitions, _caller: Caller) -> rbac.Definitions:
+        def read(session: Session) -> rbac.Definitions:
+            rows = session.exec(select(DefinitionRow).order_by(col(DefinitionRow.name))).all()
+            return rbac.Definitions(items=tuple(definition_of(session, row) for row in rows))
+
+        return await self._policy.store.read(read)
+
+    @handles(rbac.get_definition)
+    async def get(self, request: rbac.GetDefinition, _caller: Caller) -> Definition:
+        return await self._policy.store.read(lambda session: definition_of(session, _find(session, request.name)))
+
+    @handles(rbac.delete_definition)
+    async def delete(self, request: rbac.DeleteDefinition, _caller: Caller) -> Done:
+        _demand_not_built_in(request.name)
+        await self._changes.write(lambda changing: _remove(changing, _find(changing.session, request.name)))
+        return Done()
+
+    @handles(rbac.bind_token)
+    async def bind_token(self, request: rbac.BindToken, _caller: Caller) -> Done:
+        await self._policy.demand_ceiling(request.bearer, request.project, request.bindings)
+        wanted = Definition(
+            name=OF_TOKENS + request.sha[:32],
+            project=request.project,
+            subjects=(f"McpToken:{request.sha}",),
+            bindings=request.bindings,
+        )
+        await self._changes.write(lambda changing: _create(changing, wanted))
+        return Done()
+
+    @handles(rbac.unbind)
+    async def unbind(self, request: rbac.UnbindSubject, _caller: Caller) -> Done:
+        await self._changes.write(lambda changing: _unbind(changing, request.subject))
+        return Done()
+
+    @handles(rbac.get_bindings)
+    async def get_bindings(self, request: rbac.GetBindings, _caller: Caller) -> rbac.Bindings:
+        def read(session: Session) -> rbac.Bindings:
+            rows = [row for _, row in naming(session, [f"McpToken:{request.sha}"])]
+            held = [row for row in rows if row.project == request.project]
+            return rbac.Bindings(bindings=tuple(binding for row in held for binding in bindings_of(row)))
+
+        return await self._policy.store.read(read)
+
+    async def project_of(self, name: str) -> str | None:
+        """Return the project of a definition: rights on it are asked there."""
+        row = await self._policy.store.read(lambda session: session.get(DefinitionRow, name))
+        return row.project if row is not None else None
+
+
+def _find(session: Session, name: str) -> DefinitionRow:
+    row = session.get(DefinitionRow, name)
+    if row is None:
+        raise NotFound(f"there is no definition {name}")
+    return row
+
+
+def _demand_not_built_in(name: str) -> None:
+    if name == ADMINS:
+        raise Conflict(f"the definition {ADMINS} is built in: it can be neither changed nor deleted")
+
+
+def _create(changing: Changing, wanted: Definition) -> Definition:
+    if changing.session.get(DefinitionRow, wanted.name) is not None:
+        raise Conflict(f"there is a definition {wanted.name} already: edit it, or choose another name")
+    row = DefinitionRow(name=wanted.name, project=wanted.project, bindings=_texts(wanted))
+    changing.session.add(row)
+    changing.session.flush()
+    _put_subjects(changing.session, wanted)
+    changing.record("definition", wanted.name, "created")
+    return definition_of(changing.session, row)
+
+
+def _replace(changing: Changing, wanted: Definition) -> Definition:
+    row = _find(changing.session, wanted.name)
+    if row.project != wanted.project:
+        raise Conflict(f"the project of definition {wanted.name} cannot be changed: delete it and define it anew")
+    row.bindings = _texts(wanted)
+    changing.session.add(row)
+    changing.session.exec(delete(SubjectRow).where(col(SubjectRow.definition) == row.name))
+    _put_subjects(changing.session, wanted)
+    changing.record("definition", wanted.name, "changed")
+    return definition_of(changing.session, row)
+
+
+def _remove(changing: Changing, row: DefinitionRow) -> None:
+    changing.session.exec(delete(SubjectRow).where(col(SubjectRow.definition) == row.name))
+    changing.session.delete(row)
+    changing.record("definition", row.name, "removed")
+
+
+def _unbind(changing: Changing, subject: str) -> None:
+    for _, row in naming(changing.session, [subject]):
+        if row.name == ADMINS:
+            continue
+        gone = (col(SubjectRow.definition) == row.name, col(SubjectRow.subject) == subject)
+        changing.session.exec(delete(SubjectRow).where(*gone))
+        left = changing.session.exec(select(SubjectRow).where(col(SubjectRow.definition) == row.name)).first()
+        if left is None:
+            _remove(changing, row)
+        else:
+            changing.record("definition", row.name, "changed")
+
+
+def _put_subjects(session: Session, wanted: Definition) -> None:
+    session.add_all(SubjectRow(definition=wanted.name, subject=subject) for subject in sorted(set(wanted.subjects)))
+    session.flush()
+
+
+def _texts(wanted: Definition) -> list[str]:
+    return list(dict.fromkeys(str(binding) for binding in wanted.bindings))

@@ -1,0 +1,75 @@
+"""The RbacEvaluator: its parts, put together."""
+
+from contextlib import AsyncExitStack
+from typing import ClassVar
+
+from mcpctl.actors.changes import ChangeFeed
+from mcpctl.actors.rbac_evaluator.decisions import Question
+from mcpctl.actors.rbac_evaluator.definitions import Definitions
+from mcpctl.actors.rbac_evaluator.policy import Policy
+from mcpctl.actors.settings import ActorSettings
+from mcpctl.actors.storage import Store, database_url
+from mcpctl.bus.actor import Actor, Caller, handles
+from mcpctl.bus.connection import Bus, Publisher
+from mcpctl.bus.contract import Changes, Done, Need, PullChanges, Role
+from mcpctl.bus.contracts import rbac
+from mcpctl.bus.identity import ActorIdentity
+
+
+class RbacEvaluator(Actor):
+    """Decides who may do what, with the reason; whatever no definition grants is denied."""
+
+    role: ClassVar[Role] = "rbac"
+    audited: ClassVar[frozenset[str]] = frozenset({"define", "redefine", "delete", "bind_token"})
+
+    def __init__(self, bus: Bus, settings: ActorSettings) -> None:
+        super().__init__(bus)
+        self._settings = settings
+        self._opened = AsyncExitStack()
+
+    async def open(self) -> None:
+        settings = self._settings
+        url = settings.database_url.get_secret_value() if settings.database_url else None
+        store = Store("rbac", database_url("rbac", url, settings.data_dir))
+        self._opened.push_async_callback(store.close)
+        await store.open()
+        identity = ActorIdentity("rbac", settings.keys)
+        publisher = await Publisher.connect(settings.nats_url, identity, self.bus.closed.set)
+        self._opened.push_async_callback(publisher.close)
+        self._changes = ChangeFeed(store, publisher, rbac.feed)
+        await self._changes.open()
+        self._policy = Policy(store, self.bus)
+        self._definitions = Definitions(self._policy, self._changes)
+        self.parts = (self._definitions,)
+
+    async def close(self) -> None:
+        await self._opened.aclose()
+
+    async def decide(self, bearer: str, need: Need, name: str | None, project: str | None) -> rbac.Verdict:
+        """Decide here: no other actor knows better."""
+        return await self._decide(bearer, Question(need.verb, need.resource, name, project))
+
+    @handles(rbac.check)
+    async def check(self, request: rbac.Check, _caller: Caller) -> rbac.Verdict:
+        question = Question(request.verb, request.resource, request.name, request.project, request.action)
+        return await self._decide(request.bearer, question)
+
+    @handles(rbac.scope)
+    async def scope(self, request: rbac.GetScope, _caller: Caller) -> rbac.ScopeOf:
+        return await self._policy.scope(request.bearer, request.project)
+
+    @handles(rbac.check_ceiling)
+    async def check_ceiling(self, request: rbac.CheckCeiling, _caller: Caller) -> Done:
+        await self._policy.demand_ceiling(request.bearer, request.project, request.bindings)
+        await self._policy.demand_power_over(request.bearer, request.groups, request.subjects)
+        return Done()
+
+    @handles(rbac.feed.pull)
+    async def pull(self, request: PullChanges, _caller: Caller) -> Changes:
+        return await self._changes.pull(request)
+
+    async def _decide(self, bearer: str, question: Question) -> rbac.Verdict:
+        if question.resource == "rbac" and question.project is None and question.name and question.verb != "create":
+            project = await self._definitions.project_of(question.name)
+            question = Question(question.verb, question.resource, question.name, project, question.action)
+        return await self._policy.decide(bearer, question)

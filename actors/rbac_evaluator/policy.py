@@ -1,0 +1,109 @@
+"""What the definitions say about a bearer: read for each question, kept for none."""
+
+from dataclasses import dataclass
+
+from sqlmodel import Session
+
+from mcpctl.actors.changes import position
+from mcpctl.actors.rbac_evaluator.decisions import (
+    Grant,
+    Layer,
+    Question,
+    describe,
+    judge,
+    layers_of,
+    scope_of,
+    subjects_of,
+    verdict,
+)
+from mcpctl.actors.rbac_evaluator.rows import bindings_of, naming
+from mcpctl.actors.storage import Store
+from mcpctl.bus.connection import Bus
+from mcpctl.bus.contracts import token
+from mcpctl.bus.contracts.rbac import ADMINS, Binding, Scope, ScopeOf, Verdict
+from mcpctl.bus.contracts.token import Principal
+from mcpctl.bus.errors import Forbidden
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Decides for a bearer, which it resolves itself."""
+
+    store: Store
+    bus: Bus
+
+    async def resolve(self, bearer: str) -> token.Resolved:
+        """Return whom a bearer stands for. Raises `Unauthenticated`."""
+        return await self.bus.call(token.resolve, token.ResolveBearer(bearer=bearer))
+
+    async def decide(self, bearer: str, question: Question) -> Verdict:
+        principal = (await self.resolve(bearer)).principal
+        if _is_elsewhere(principal, question.project):
+            reason = f"{describe(principal)} may not {question}: it acts only inside project {principal.project}"
+            return verdict(principal, allowed=False, reason=reason)
+        layers = await self.store.read(lambda session: _layers(session, principal, question.project))
+        allowed, reason = judge(layers, question)
+        return verdict(principal, allowed=allowed, reason=reason)
+
+    async def scope(self, bearer: str, project: str) -> ScopeOf:
+        """Return all that a bearer may do in a project."""
+        resolved = await self.resolve(bearer)
+
+        def read(session: Session) -> ScopeOf:
+            epoch, seq = position(session)
+            scope = scope_of(_layers(session, resolved.principal, project))
+            return ScopeOf(epoch=epoch, seq=seq, scope=scope, token_epoch=resolved.epoch, token_seq=resolved.seq)
+
+        return await self.store.read(read)
+
+    async def demand_ceiling(self, bearer: str, project: str | None, bindings: tuple[Binding, ...]) -> None:
+        """Raise `Forbidden`, naming the binding, where the bearer's holder does not hold all that it gives."""
+        principal = (await self.resolve(bearer)).principal
+        held = await self.store.read(lambda session: scope_of(_layers(session, principal, project)))
+        _demand(principal, held, project, bindings)
+
+    async def demand_power_over(self, bearer: str, groups: tuple[str, ...], subjects: tuple[str, ...]) -> None:
+        """Raise `Forbidden` where a group or a subject has what the bearer's holder does not hold.
+
+        Membership in `admins` is given by its members alone.
+        """
+        principal = (await self.resolve(bearer)).principal
+        wanted = [*(f"Group:{group}" for group in groups), *subjects]
+        is_admin = principal.kind != "McpToken" and ADMINS in principal.owner.groups
+        if f"Group:{ADMINS}" in wanted and not is_admin:
+            raise Forbidden(f"only a member of the group {ADMINS} may do this to the group or one of its members")
+
+        def check(session: Session) -> None:
+            for _, row in naming(session, wanted):
+                held = scope_of(_layers(session, principal, row.project))
+                _demand(principal, held, row.project, bindings_of(row))
+
+        await self.store.read(check)
+
+
+def _is_elsewhere(principal: Principal, project: str | None) -> bool:
+    return principal.kind == "McpToken" and principal.project != project
+
+
+def _layers(session: Session, principal: Principal, project: str | None) -> tuple[Layer, ...]:
+    if _is_elsewhere(principal, project):
+        return (Layer(describe(principal), own=True),)
+    subjects = subjects_of(principal)
+    if principal.kind == "McpToken":
+        subjects += [f"McpToken:{sha}" for sha in (principal.sha, *principal.parents)]
+    grants = [
+        (subject, Grant(row.name, binding))
+        for subject, row in naming(session, subjects)
+        if row.project in (None, project)
+        for binding in bindings_of(row)
+    ]
+    return layers_of(principal, grants)
+
+
+def _demand(principal: Principal, held: Scope, project: str | None, bindings: tuple[Binding, ...]) -> None:
+    if held.may_operate("escalate"):
+        return
+    for binding in bindings:
+        if not held.covers(binding):
+            where = f" in project {project}" if project else ""
+            raise Forbidden(f"{describe(principal)} does not hold {binding}{where}, and so cannot give it")

@@ -1,0 +1,113 @@
+"""May this bearer do this here? The router resolves it itself, and believes nothing that the edge says."""
+
+from dataclasses import dataclass
+
+from mcpctl.actors.settings import ActorSettings
+from mcpctl.bus.bearer import digest
+from mcpctl.bus.cache import LeasedCache, Loaded
+from mcpctl.bus.connection import Bus
+from mcpctl.bus.contract import Change
+from mcpctl.bus.contracts import catalog, rbac, token
+from mcpctl.bus.errors import Forbidden, Unauthenticated
+from mcpctl.bus.feed import Follower
+
+FOR_LONG = 3600.0
+"""Seconds for which scopes and views are kept: their feeds drop them when they change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who calls, what they may do in the project, and what the project consists of."""
+
+    principal: token.Principal
+    scope: rbac.Scope
+    view: catalog.View
+
+
+class AccessCache:
+    """Principals, scopes and project views, each under the lease of its owner's feed."""
+
+    def __init__(self, bus: Bus, settings: ActorSettings) -> None:
+        self._bus = bus
+        self._ttl = settings.token_positive_ttl_ms / 1000
+        self.tokens = Follower(bus, token.feed)
+        self.definitions = Follower(bus, rbac.feed)
+        self.catalog = Follower(bus, catalog.feed)
+        self.followers = (self.tokens, self.definitions, self.catalog)
+        self._principals: LeasedCache[str, token.Principal] = LeasedCache(
+            self.tokens,
+            self._resolve,
+            refusals=(Unauthenticated,),
+            refusal_ttl=settings.token_negative_ttl_ms / 1000,
+        )
+        self._scopes: LeasedCache[tuple[str, str], rbac.Scope] = LeasedCache(self.definitions, self._scope)
+        self._views: LeasedCache[str, catalog.View] = LeasedCache(self.catalog, self._view)
+        self.tokens.on_change.append(self._token_changed)
+        self.tokens.on_reset.append(self._scopes.clear)
+        self.definitions.on_change.append(lambda _: self._scopes.clear())
+        self.catalog.on_change.append(self._catalog_changed)
+
+    def peek(self, bearer: str, project: str) -> Access | None:
+        """Return what is known and may be believed now; None where somebody must be asked first."""
+        sha = digest(bearer)
+        principal = self._principals.peek(sha)
+        scope = self._scopes.peek((sha, project))
+        view = self._views.peek(project)
+        if principal is None or scope is None or view is None:
+            return None
+        return self._checked(Access(principal, scope, view), project)
+
+    async def principal(self, bearer: str) -> token.Principal:
+        """Return whom a bearer stands for. Raises `Unauthenticated`, `Unavailable`."""
+        return await self._principals.get(digest(bearer), bearer)
+
+    async def of(self, bearer: str, project: str) -> Access:
+        """Return the access of a bearer to a project.
+
+        Raises `Unauthenticated`; `Forbidden`, in the same words for a project that is not there; `Unavailable`.
+        """
+        known = self.peek(bearer, project)
+        if known is not None:
+            return known
+        sha = digest(bearer)
+        principal = await self.principal(bearer)
+        if principal.project not in (None, project):
+            raise Forbidden(f"no access to project {project}")
+        scope = await self._scopes.get((sha, project), bearer)
+        view = await self._views.get(project, bearer)
+        return self._checked(Access(principal, scope, view), project)
+
+    @staticmethod
+    def _checked(access: Access, project: str) -> Access:
+        own = access.principal.project
+        if own == project or (own is None and access.scope.allows("view", ("projects", project))):
+            return access
+        raise Forbidden(f"no access to project {project}")
+
+    async def _resolve(self, _sha: str, bearer: str) -> Loaded[token.Principal]:
+        answer = await self._bus.call(token.resolve, token.ResolveBearer(bearer=bearer))
+        left = answer.principal.expires_in_ms
+        ttl = self._ttl if left is None else min(self._ttl, left / 1000)
+        return Loaded(answer.epoch, answer.seq, answer.principal, ttl)
+
+    async def _scope(self, key: tuple[str, str], bearer: str) -> Loaded[rbac.Scope]:
+        answer = await self._bus.call(rbac.scope, rbac.GetScope(bearer=bearer, project=key[1]))
+        return Loaded(answer.epoch, answer.seq, answer.scope, FOR_LONG)
+
+    async def _view(self, project: str, bearer: str) -> Loaded[catalog.View]:
+        answer = await self._bus.call(catalog.view, catalog.GetView(bearer=bearer, project=project))
+        return Loaded(answer.epoch, answer.seq, answer, FOR_LONG)
+
+    def _token_changed(self, change: Change) -> None:
+        if change.action == "created":
+            self._principals.drop_refusals()
+            return
+        gone = self._principals.drop(lambda _, principal: principal.depends_on(change.kind, change.key))
+        if change.kind != "token":
+            self._scopes.clear()  # a user's groups decide on the scopes of all its tokens
+        shas = {principal.sha for principal in gone}
+        self._scopes.drop(lambda key, _: key[0] in shas)
+
+    def _catalog_changed(self, change: Change) -> None:
+        if change.kind == "project":
+            self._views.drop(lambda project, _: project == change.key)

@@ -1,0 +1,97 @@
+"""One call that the router is at: its frames to the gateway, and how it may be ended from outside."""
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from typing import Literal
+
+from nats.aio.client import Client
+from nats.errors import Error
+
+from mcpctl.bus.contracts.token import Principal
+from mcpctl.bus.errors import BusError
+from mcpctl.bus.frames import BEAT_EVERY, PIECE, Reply, Request, encode
+
+BUFFER = 16 * 1024 * 1024
+"""Bytes of notifications that may wait for the bus; past that the call ends with an error."""
+
+
+class Call:
+    """A request at hand. `ending` says why it is being ended, if it is not by its own answer."""
+
+    def __init__(self, client: Client, router: str, reply: str, head: Request, pulse: str) -> None:
+        self.head, self.reply = head, reply
+        self.principal: Principal | None = None
+        self.ending: Literal["cancelled", "revoked", "lapsed", "stuck"] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._client, self._router, self._pulse = client, router, pulse
+        self._number = 0
+        self._outbox: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._pump: asyncio.Task[None] | None = None
+
+    def end(self, why: Literal["cancelled", "revoked", "lapsed", "stuck"]) -> None:
+        """End the call from outside: its task is cancelled, and that cancels the upstream."""
+        if self.ending is None and self.task is not None:
+            self.ending = why
+            self.task.cancel()
+
+    def notify(self, _method: str, message: bytes) -> None:
+        """Send a notification on, in order."""
+        self._outbox.append(message)
+        self._waiting_bytes += len(message)
+        if self._waiting_bytes > BUFFER:
+            self.end("stuck")
+        elif self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._send_waiting())
+
+    async def _send_waiting(self) -> None:
+        while self._outbox:
+            message = self._outbox.popleft()
+            self._waiting_bytes -= len(message)
+            await self._send("msg", message)
+
+    async def accept(self) -> None:
+        """Say that the call is being worked on, and by whom; then say so every few seconds.
+
+        A beat asks for a reply: where the gateway is gone, the bus itself answers that nobody listens.
+        """
+        await self._send("accepted")
+        while True:
+            await asyncio.sleep(BEAT_EVERY)
+            await self._send("beat", reply=self._pulse)
+
+    async def finish(self, body: bytes, *, error: bool) -> None:
+        """Send the result (or the JSON-RPC error), after all notifications."""
+        await self._drain()
+        await self._send("end", body, error=error)
+
+    async def fail(self, fault: BusError) -> None:
+        """Send what went wrong instead of a result."""
+        await self._drain()
+        await self._send("end", fault=(fault.code, str(fault)))
+
+    async def _drain(self) -> None:
+        if self._pump is not None:
+            await self._pump
+
+    async def _send(
+        self,
+        kind: Literal["accepted", "beat", "msg", "end"],
+        body: bytes = b"",
+        *,
+        error: bool = False,
+        fault: tuple[str, str] | None = None,
+        reply: str = "",
+    ) -> None:
+        with suppress(Error):
+            while len(body) > PIECE:
+                await self._client.publish(self.reply, encode(Reply("part", self._take_number()), body[:PIECE]))
+                body = body[PIECE:]
+            router = self._router if kind == "accepted" else None
+            frame = encode(Reply(kind, self._take_number(), router=router, error=error, fault=fault), body)
+            await self._client.publish(self.reply, frame, reply=reply)
+
+    def _take_number(self) -> int:
+        self._number += 1
+        return self._number

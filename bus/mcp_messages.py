@@ -1,0 +1,147 @@
+"""MCP messages as bytes: what is read of them, and how they are put together again without re-modelling.
+
+Only the members that a decision needs are decoded; all others stay the bytes they were (`msgspec.Raw`), so
+numbers, key order and unknown fields pass through untouched.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+import mcpctl
+
+MODERN = "2026-07-28"
+LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
+"""The handshake revisions, newest first."""
+
+META = "io.modelcontextprotocol/"
+PROTOCOL_VERSION = f"{META}protocolVersion"
+CLIENT_INFO = f"{META}clientInfo"
+CLIENT_CAPABILITIES = f"{META}clientCapabilities"
+LOG_LEVEL = f"{META}logLevel"
+SERVER_INFO = f"{META}serverInfo"
+MODERN_META = (PROTOCOL_VERSION, CLIENT_INFO, CLIENT_CAPABILITIES, LOG_LEVEL)
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+HEADER_MISMATCH = -32020
+MISSING_CAPABILITY = -32021
+UNSUPPORTED_VERSION = -32022
+
+IMPLEMENTATION = msgspec.json.encode({"name": "mcpctl", "version": mcpctl.__version__})
+"""How the gateway and the router name themselves to clients and upstreams: a raw `Implementation` object."""
+
+MODERN_MEMBERS = (
+    f'"{PROTOCOL_VERSION}":"{MODERN}","{CLIENT_CAPABILITIES}":{{}},"{CLIENT_INFO}":{IMPLEMENTATION.decode()}'.encode()
+)
+"""The raw members of `_meta` with which the router speaks for itself."""
+
+CACHEABLE = frozenset(
+    {
+        "server/discover",
+        "tools/list",
+        "prompts/list",
+        "resources/list",
+        "resources/templates/list",
+        "resources/read",
+    }
+)
+"""Methods whose results carry `ttlMs` and `cacheScope` (2026-07-28, server/utilities/caching)."""
+
+
+class Envelope(msgspec.Struct):
+    """A JSON-RPC message, one level deep."""
+
+    jsonrpc: str | UnsetType = UNSET
+    id: Raw | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+
+class Meta(msgspec.Struct):
+    """What a decision needs of a request's `_meta`."""
+
+    version: str | UnsetType = msgspec.field(name=PROTOCOL_VERSION, default=UNSET)
+    capabilities: Raw | UnsetType = msgspec.field(name=CLIENT_CAPABILITIES, default=UNSET)
+    client: Raw | UnsetType = msgspec.field(name=CLIENT_INFO, default=UNSET)
+    progress: Raw | UnsetType = msgspec.field(name="progressToken", default=UNSET)
+
+
+class Params(msgspec.Struct):
+    """What a decision needs of a request's `params`."""
+
+    meta: Meta | UnsetType = msgspec.field(name="_meta", default=UNSET)
+    name: str | UnsetType = UNSET
+    uri: str | UnsetType = UNSET
+    arguments: Raw | UnsetType = UNSET
+
+
+class ToolResult(msgspec.Struct):
+    """What a decision needs of a tool's result."""
+
+    is_error: bool = msgspec.field(name="isError", default=False)
+
+
+Fields = dict[str, Raw]
+
+decode_envelope = msgspec.json.Decoder(Envelope).decode
+decode_params = msgspec.json.Decoder(Params).decode
+decode_fields = msgspec.json.Decoder(Fields).decode
+decode_items = msgspec.json.Decoder(list[Raw]).decode
+decode_value = msgspec.json.Decoder().decode
+encode = msgspec.json.Encoder().encode
+_decode_tool_result = msgspec.json.Decoder(ToolResult).decode
+
+
+def tool_failed(result: bytes) -> bool:
+    """Tell whether a tool's result says `isError`."""
+    try:
+        return _decode_tool_result(result).is_error
+    except msgspec.DecodeError:
+        return False
+
+
+def raw(value: Any) -> Raw:
+    """Return a value as a raw member."""
+    return Raw(encode(value))
+
+
+def error_body(code: int, message: str, data: Any = None) -> bytes:
+    """Return a JSON-RPC error object (the member `error`, not the message)."""
+    body: dict[str, Any] = {"code": code, "message": message}
+    if data is not None:
+        body["data"] = data
+    return encode(body)
+
+
+def response(request_id: bytes, *, result: bytes | None = None, error: bytes | None = None) -> bytes:
+    """Put a JSON-RPC response together from raw members."""
+    if error is not None:
+        return b'{"jsonrpc":"2.0","id":' + request_id + b',"error":' + error + b"}"
+    return b'{"jsonrpc":"2.0","id":' + request_id + b',"result":' + (result or b"{}") + b"}"
+
+
+def with_meta(params: bytes, members: bytes, *, has_meta: bool) -> bytes:
+    """Return `params` with raw `members` added to its `_meta`; those win over what is there."""
+    if not has_meta:
+        rest = params[params.index(b"{") + 1 :]
+        comma = b"" if rest.lstrip().startswith(b"}") else b","
+        return b'{"_meta":{' + members + b"}" + comma + rest
+    fields = decode_fields(params)
+    meta = decode_fields(fields["_meta"]) | decode_fields(b"{" + members + b"}")
+    fields["_meta"] = raw(meta)
+    return encode(fields)
+
+
+def without(body: bytes, *names: str) -> bytes:
+    """Return a raw object without some of its members."""
+    fields = decode_fields(body)
+    for name in names:
+        fields.pop(name, None)
+    return encode(fields)

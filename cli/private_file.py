@@ -1,0 +1,41 @@
+"""Files that hold secrets: whole or not there, and nobody else's to read."""
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from mcpctl.cli.errors import CliError
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file in one step (mode 0600). Raises `CliError` where that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise CliError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_private(path: Path) -> str | None:
+    """Return a file's text, None where there is none. Raises `CliError` where others can read it too."""
+    try:
+        with path.open() as file:
+            if os.fstat(file.fileno()).st_mode & OTHERS:
+                raise CliError(f"{path} holds secrets and can be read by others: run chmod 600 {path}")
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}") from error

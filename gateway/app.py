@@ -1,0 +1,54 @@
+"""The whole wiring of a gateway."""
+
+import orjson
+from aiohttp import web
+
+from mcpctl.bus.connection import Bus, Tasks
+from mcpctl.bus.contract import PREFIX
+from mcpctl.bus.service import Service
+from mcpctl.gateway.endpoint import McpEndpoint
+from mcpctl.gateway.health import Health
+from mcpctl.gateway.settings import GatewaySettings
+
+
+class Gateway:
+    """An HTTP application on a bus connection: `start` before it serves, `stop` after."""
+
+    def __init__(self, bus: Bus, settings: GatewaySettings) -> None:
+        self._bus = bus
+        self._endpoint = McpEndpoint(bus, settings)
+        self._service = Service("gateway", "Speaks MCP over HTTP to agents")
+        self._service.endpoint("mcp", f"{PREFIX}.mcp.*.{bus.caller}", "")
+        self._background = Tasks()
+        health = Health(bus, self._endpoint)
+        self.app = web.Application(client_max_size=settings.body_limit)
+        for path in ("/projects/{project}/mcp", "/projects/{project}/servers/{server}/mcp"):
+            self.app.router.add_post(path, self._endpoint.post)
+            self.app.router.add_get(path, self._endpoint.get, allow_head=False)
+            self.app.router.add_delete(path, self._endpoint.delete)
+            self.app.router.add_route("*", path, self._endpoint.other)
+        self.app.router.add_get("/healthz", health.healthz)
+        self.app.router.add_get("/readyz", health.readyz)
+        self.app.router.add_route("*", "/{rest:.*}", _not_found)
+
+    async def start(self) -> None:
+        """Follow the feeds; return when a request could be served."""
+        followers = (self._endpoint.principals.follower, self._endpoint.sessions.follower)
+        for follower in followers:
+            await follower.start()
+        await self._endpoint.plane.start()
+        await self._service.serve(self._bus)
+        await self._bus.ready()
+        for follower in followers:
+            self._background.start(follower.run())
+        self._background.start(self._endpoint.plane.sweep())
+
+    async def stop(self) -> None:
+        await self._background.cancel()
+        await self._endpoint.audit.close()
+        await self._bus.close()
+
+
+async def _not_found(_request: web.Request) -> web.Response:
+    text = "not found: the MCP endpoint of a project is /projects/<project>/mcp"
+    return web.Response(status=404, body=orjson.dumps({"error": text}), content_type="application/json")

@@ -1,0 +1,413 @@
+"""The MCP endpoint: `/projects/<project>/mcp`, and `…/servers/<server>/mcp` for a single server of it."""
+
+import asyncio
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import web
+from msgspec import UNSET
+
+from mcpctl.bus.auditing import AuditWriter
+from mcpctl.bus.connection import Bus
+from mcpctl.bus.context import new_traceparent
+from mcpctl.bus.contract import Change
+from mcpctl.bus.contracts.session import OpenSession, Session
+from mcpctl.bus.contracts.token import Principal
+from mcpctl.bus.errors import BusError, Cancelled, Forbidden, NotFound, TooLarge, Unauthenticated, Unavailable
+from mcpctl.bus.frames import Request
+from mcpctl.bus.mcp_messages import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    LEGACY,
+    METHOD_NOT_FOUND,
+    Envelope,
+    Params,
+    error_body,
+    response,
+)
+from mcpctl.bus.names import is_label
+from mcpctl.gateway import legacy, modern
+from mcpctl.gateway.admission import Hosts, Principals, Refused, bearer_of
+from mcpctl.gateway.dataplane import DataPlane, Frame, LiveCall
+from mcpctl.gateway.sessions import Sessions
+from mcpctl.gateway.settings import GatewaySettings
+from mcpctl.gateway.streaming import KEEP_ALIVE_SECONDS, EventStream
+from mcpctl.gateway.wire import (
+    EVENT_STREAM,
+    JSON,
+    NO_ID,
+    STATUS_OF_CODE,
+    Fault,
+    accepted,
+    accepts,
+    fault_of,
+    json_response,
+    params_of,
+    read_message,
+    read_params,
+    render,
+)
+
+SESSION_ID = "Mcp-Session-Id"
+LEGACY_METHODS = modern.METHODS - {"server/discover"}
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One POST: who asks, where, in which era."""
+
+    http: web.Request
+    bearer: str
+    principal: Principal
+    project: str
+    server: str | None
+    request_id: bytes = NO_ID
+    session: Session | None = None
+
+    @property
+    def is_legacy(self) -> bool:
+        return self.session is not None
+
+
+class McpEndpoint:
+    """Parses HTTP, asks the bus, renders the answer; what may be done is decided behind the bus."""
+
+    def __init__(self, bus: Bus, settings: GatewaySettings) -> None:
+        self.hosts = Hosts(settings)
+        self.principals = Principals(bus, settings)
+        self.sessions = Sessions(bus)
+        self.plane = DataPlane(bus)
+        self.audit = AuditWriter(bus.client, bus.caller)
+        self._gateway = bus.caller
+        self._budget = settings.call_timeout_ms
+        tokens = self.principals.follower
+        tokens.on_change.append(self._end_revoked)
+        tokens.on_lapse.append(self._end_all)
+
+    def _end_revoked(self, change: Change) -> None:
+        if change.action in ("revoked", "removed"):
+            self.plane.end_where(lambda p: p.depends_on(change.kind, change.key), Unauthenticated("revoked"))
+
+    def _end_all(self) -> None:
+        self.plane.end_where(lambda _: True, Unavailable("what the caller may do can no longer be confirmed"))
+
+    # --- HTTP methods ---
+
+    async def post(self, request: web.Request) -> web.StreamResponse:
+        """Carry one JSON-RPC message to the bus, and its answer back."""
+        try:
+            exchange = await self._admit(request)
+            message, request_id = await self._read(request)
+            params = read_params(message, request_id)
+            if _is_modern(request, params):
+                return await self._post_modern(exchange, message, request_id, params)
+            return await self._post_legacy(exchange, message, request_id, params)
+        except Fault as fault:
+            return render(fault)
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """Refuse: neither era is owed a stream here."""
+        return await self._refuse_method(request, "POST, DELETE")
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        """End a legacy session: every replica answers 404 to its id from then on."""
+        if request.headers.get("MCP-Protocol-Version") not in (None, *LEGACY):
+            return await self._refuse_method(request, "POST")
+        try:
+            exchange = await self._admit(request)
+            session_id = _session_id(request)
+            await self._find_session(exchange, session_id)
+            await self.sessions.close(session_id, exchange.bearer)
+        except Fault as fault:
+            return render(fault)
+        except NotFound:
+            return render(_no_session(NO_ID))
+        except BusError as error:
+            return render(fault_of(error))
+        return web.Response(status=204)
+
+    async def other(self, request: web.Request) -> web.StreamResponse:
+        return await self._refuse_method(request, "POST, DELETE")
+
+    async def _refuse_method(self, request: web.Request, allow: str) -> web.StreamResponse:
+        try:
+            await self._admit(request)
+        except Fault as fault:
+            return render(fault)
+        text = f"{request.method} is not served here"
+        return render(Fault(405, INVALID_REQUEST, text, headers={"Allow": allow}))
+
+    # --- admission ---
+
+    async def _admit(self, request: web.Request) -> Exchange:
+        headers = request.headers
+        if not self.hosts.admits(headers.get("Host", "")):
+            raise Fault(421, INVALID_REQUEST, "the Host header names no host of this gateway (MCPCTL_ALLOWED_HOSTS)")
+        origin = headers.get("Origin")
+        if origin is not None and not self.hosts.admits_origin(origin):
+            raise Fault(403, INVALID_REQUEST, "the Origin header names no host of this gateway (MCPCTL_ALLOWED_HOSTS)")
+        project, server = request.match_info["project"], request.match_info.get("server")
+        try:
+            bearer = bearer_of(request)
+            principal = await self.principals.of(bearer)
+        except Refused as refused:
+            self._note_refusal(refused, project)
+            raise fault_of(refused) from refused
+        except BusError as error:
+            raise fault_of(error) from error
+        if not is_label(project) or principal.project not in (None, project):
+            self._note_denial(principal, project)
+            raise fault_of(Forbidden(f"no access to project {project}"))
+        if server is not None and not is_label(server):
+            raise fault_of(Forbidden(f"no access to server {server} of project {project}"))
+        return Exchange(request, bearer, principal, project, server)
+
+    def _note_refusal(self, refused: Refused, project: str) -> None:
+        cause = refused.__cause__
+        if isinstance(cause, Unauthenticated):  # what has not even the form of a bearer costs the bus nothing
+            event: dict[str, Any] = {
+                "project": project if is_label(project) else None,
+                "rule": f"bearer {cause}",
+            }
+            self._append(event)
+
+    def _note_denial(self, principal: Principal, project: str) -> None:
+        event: dict[str, Any] = {
+            "project": project if is_label(project) else None,
+            "rule": "the token belongs to another project",
+            "principal": principal.label,
+            "user": principal.owner.name,
+            "token_name": principal.name if principal.kind == "McpToken" else None,
+            "token_sha": principal.sha if principal.kind == "McpToken" else None,
+        }
+        self._append(event)
+
+    def _append(self, event: dict[str, Any]) -> None:
+        self.audit.append_later(event | {"kind": "edge", "outcome": "deny", "gateway": self._gateway})
+
+    async def _read(self, request: web.Request) -> tuple[Envelope, bytes | None]:
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise Fault(
+                415,
+                INVALID_REQUEST,
+                "Content-Encoding is not accepted",
+                headers={"Accept-Encoding": "identity"},
+            )
+        if request.content_type != JSON:
+            raise Fault(415, INVALID_REQUEST, "Content-Type must be application/json", headers={"Accept-Post": JSON})
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            raise fault_of(TooLarge("the request body is longer than this gateway takes")) from error
+        return read_message(body)
+
+    # --- the modern era ---
+
+    async def _post_modern(
+        self, exchange: Exchange, message: Envelope, request_id: bytes | None, params: Params
+    ) -> web.StreamResponse:
+        if message.method is UNSET:
+            raise Fault(400, INVALID_REQUEST, "a response is not expected here")
+        if request_id is None:
+            return accepted()
+        exchange.request_id = request_id
+        modern.check(exchange.http, message.method, request_id, params)
+        return await self._relay(exchange, message.method, params_of(message))
+
+    # --- the legacy era ---
+
+    async def _post_legacy(
+        self, exchange: Exchange, message: Envelope, request_id: bytes | None, params: Params
+    ) -> web.StreamResponse:
+        request = exchange.http
+        exchange.request_id = request_id or NO_ID
+        if not accepts(request, JSON, EVENT_STREAM):
+            raise Fault(406, INVALID_REQUEST, "Accept must admit application/json and text/event-stream")
+        if message.method == "initialize" and request_id is not None:
+            if SESSION_ID in request.headers:
+                raise Fault(400, INVALID_REQUEST, "this session is initialized already", request_id=request_id)
+            return await self._initialize(exchange, message)
+        session_id = _session_id(request, exchange.request_id)
+        try:
+            exchange.session = await self._find_session(exchange, session_id)
+        except BusError as error:
+            raise fault_of(error, exchange.request_id) from error
+        if message.method is UNSET or request_id is None:
+            await self._take_notification(exchange, message)
+            return accepted()
+        return await self._legacy_request(exchange, session_id, message, params)
+
+    async def _find_session(self, exchange: Exchange, session_id: str) -> Session:
+        try:
+            return await self.sessions.find(session_id, exchange.bearer, exchange.project, exchange.server)
+        except NotFound as error:
+            raise _no_session(exchange.request_id) from error
+
+    async def _legacy_request(
+        self, exchange: Exchange, session_id: str, message: Envelope, params: Params
+    ) -> web.StreamResponse:
+        method, session = message.method, exchange.session
+        if method == "ping":
+            return json_response(response(exchange.request_id, result=b"{}"))
+        if method == "logging/setLevel":
+            return await self._set_log_level(exchange, session_id, message)
+        if method not in LEGACY_METHODS or session is None:
+            return json_response(
+                response(exchange.request_id, error=error_body(METHOD_NOT_FOUND, f"Method not found: {method}"))
+            )
+        return await self._relay(exchange, str(method), legacy.modern_params(params_of(message), params, session))
+
+    async def _set_log_level(self, exchange: Exchange, session_id: str, message: Envelope) -> web.StreamResponse:
+        level = orjson.loads(params_of(message)).get("level")
+        try:
+            await self.sessions.set_log_level(session_id, exchange.bearer, level)
+        except ValueError:
+            error = error_body(INVALID_PARAMS, f"level {level!r} is none of the eight levels of RFC 5424")
+            return json_response(response(exchange.request_id, error=error))
+        except BusError as error:
+            raise fault_of(error, exchange.request_id) from error
+        return json_response(response(exchange.request_id, result=b"{}"))
+
+    async def _take_notification(self, exchange: Exchange, message: Envelope) -> None:
+        if message.method != "notifications/cancelled" or exchange.session is None:
+            return
+        params = orjson.loads(params_of(message))
+        if "requestId" in params:
+            await self.plane.cancel_request(exchange.session.key, orjson.dumps(params["requestId"]).decode())
+
+    async def _initialize(self, exchange: Exchange, message: Envelope) -> web.StreamResponse:
+        asked = orjson.loads(params_of(message))
+        version = legacy.negotiated(asked.get("protocolVersion"))
+        params = b'{"_meta":{' + legacy.meta_members(None) + b"}}"
+        try:
+            call = await self._call(exchange, "server/discover", params)
+            found = await _only_result(call)
+            session_id = await self.sessions.open(
+                OpenSession(
+                    bearer=exchange.bearer,
+                    project=exchange.project,
+                    server=exchange.server,
+                    version=version,
+                    client_info=orjson.dumps(asked.get("clientInfo") or {}).decode(),
+                    capabilities=orjson.dumps(asked.get("capabilities") or {}).decode(),
+                )
+            )
+        except BusError as error:
+            raise fault_of(error, exchange.request_id) from error
+        except ValueError as error:
+            raise Fault(
+                400, INVALID_PARAMS, "clientInfo or capabilities is too large", request_id=exchange.request_id
+            ) from error
+        answer = json_response(response(exchange.request_id, result=legacy.initialize_result(found, version)))
+        answer.headers[SESSION_ID] = session_id
+        return answer
+
+    # --- from the bus to HTTP ---
+
+    async def _call(self, exchange: Exchange, method: str, params: bytes) -> LiveCall:
+        session = exchange.session
+        head = Request(
+            bearer=exchange.bearer,
+            project=exchange.project,
+            method=method,
+            budget=self._budget,
+            correlation=secrets.token_hex(12),
+            server=exchange.server,
+            era="legacy" if session is not None else "modern",
+            session=session.key if session is not None else None,
+            request_id=exchange.request_id.decode() if session is not None else None,
+            trace=exchange.http.headers.get("traceparent") or new_traceparent(),
+            gateway=self._gateway,
+        )
+        return await self.plane.call(head, params, exchange.principal)
+
+    async def _relay(self, exchange: Exchange, method: str, params: bytes) -> web.StreamResponse:
+        """Send a request and render what comes back: JSON, or a stream once something comes before the result."""
+        try:
+            call = await self._call(exchange, method, params)
+        except BusError as error:
+            raise fault_of(error, exchange.request_id) from error
+        stream: EventStream | None = None
+        try:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    frame: Frame | None = await call.next()
+            except TimeoutError:
+                frame = None  # proxies cut a silent connection: give them something to pass on
+            if frame is not None and frame.kind == "end":
+                return _json(exchange, frame)
+            stream = await EventStream.open(exchange.http)
+            while frame is None or frame.kind == "msg":
+                if frame is not None:
+                    await stream.send(frame.body)
+                frame = await stream.keep_alive_until(call.next())
+            await stream.send(_answer(exchange, frame)[0])
+        except Cancelled:
+            stream = stream or await EventStream.open(exchange.http)
+        except BusError as error:
+            fault = fault_of(error, exchange.request_id)
+            if stream is None:
+                raise fault from error
+            await stream.send(response(exchange.request_id, error=fault.body))
+        except ConnectionError:
+            return stream.http if stream is not None else web.Response(status=499)
+        finally:
+            await call.cancel()
+        with suppress(ConnectionError):
+            await stream.close()
+        return stream.http
+
+
+def _is_modern(request: web.Request, params: Params) -> bool:
+    if params.meta and params.meta.version is not UNSET:
+        return True
+    return request.headers.get("MCP-Protocol-Version") not in (None, *LEGACY)
+
+
+def _session_id(request: web.Request, request_id: bytes = NO_ID) -> str:
+    session_id = request.headers.get(SESSION_ID)
+    if session_id is None:
+        text = "neither a session (initialize first) nor the _meta and headers of a stateless request"
+        raise Fault(400, INVALID_REQUEST, text, request_id=request_id)
+    return session_id
+
+
+def _no_session(request_id: bytes) -> Fault:
+    return Fault(404, INVALID_REQUEST, "no such session: initialize again", request_id=request_id)
+
+
+def _answer(exchange: Exchange, frame: Frame) -> tuple[bytes, int]:
+    """Return the JSON-RPC response of an `end` frame, and its HTTP status."""
+    if frame.error:
+        status = 200
+        if not exchange.is_legacy:
+            code = orjson.loads(frame.body).get("code")
+            status = STATUS_OF_CODE.get(code, 200)
+        return response(exchange.request_id, error=frame.body), status
+    if not exchange.is_legacy:
+        return response(exchange.request_id, result=frame.body), 200
+    if legacy.asks_for_input(frame.body):
+        text = "the server asks the client for input, which a session of this revision does not carry"
+        return response(exchange.request_id, error=error_body(INTERNAL_ERROR, text)), 200
+    return response(exchange.request_id, result=legacy.legacy_result(frame.body)), 200
+
+
+def _json(exchange: Exchange, frame: Frame) -> web.Response:
+    return json_response(*_answer(exchange, frame))
+
+
+async def _only_result(call: LiveCall) -> bytes:
+    """Return the result of a call whose notifications nobody waits for. Raises `BusError`."""
+    try:
+        frame = await call.next()
+        while frame.kind != "end":
+            frame = await call.next()
+    finally:
+        await call.cancel()
+    if frame.error:
+        raise Unavailable(str(orjson.loads(frame.body).get("message", "error")))
+    return frame.body

@@ -1,0 +1,50 @@
+"""Settings of the gateway's process. It keeps nothing on disk."""
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class GatewaySettings(BaseSettings):
+    """What a gateway is told by its environment. Only `MCPCTL_NATS_URL` must be right."""
+
+    model_config = SettingsConfigDict(env_prefix="MCPCTL_", extra="ignore")
+
+    nats_url: str = Field("nats://127.0.0.1:4222", description="The bus.")
+    nats_token: SecretStr | None = Field(
+        None, description="A service account's bearer, where the bus asks gateways for one."
+    )
+    nats_token_file: Path | None = Field(None, description="File with that bearer, instead.")
+    http_host: str = Field("127.0.0.1", description="Address to listen on.")
+    http_port: int = Field(3200, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    public_url: str | None = Field(None, description="URL under which clients reach the gateway; its host is admitted.")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Further host names (with or without a port) that `Host` and `Origin` may name, comma separated.",
+    )
+    body_limit: int = Field(4 * 1024 * 1024, ge=1024, le=7 * 1024 * 1024, description="Longest request body, in bytes.")
+    call_timeout_ms: int = Field(300_000, ge=100, description="Longest time for one MCP request.")
+    token_positive_ttl_ms: int = Field(30_000, ge=0, description="How long a resolved bearer is kept.")
+    token_negative_ttl_ms: int = Field(5_000, ge=0, description="How long a refused bearer is kept.")
+    ready_fd: int | None = Field(None, description="Descriptor to which `ready` is written once requests are served.")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            raise ValueError("must begin with http:// or https:// and name a host")
+        return value
+
+    def bus_bearer(self) -> str:
+        """Return the bearer for the bus, or an empty text. Raises `OSError` where its file cannot be read."""
+        if self.nats_token_file is not None:
+            return self.nats_token_file.read_text().strip()
+        return self.nats_token.get_secret_value() if self.nats_token is not None else ""

@@ -1,0 +1,52 @@
+"""Server-sent events: one JSON-RPC message an event, flushed at once, and comments while nothing happens."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Self, TypeVar
+
+import msgspec
+from aiohttp import web
+
+KEEP_ALIVE_SECONDS = 15.0
+
+HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+T = TypeVar("T")
+
+
+class EventStream:
+    """An open stream to one client. A client that has gone is a `ConnectionError` at the next write."""
+
+    def __init__(self, http: web.StreamResponse) -> None:
+        self.http = http
+
+    @classmethod
+    async def open(cls, request: web.BaseRequest) -> Self:
+        http = web.StreamResponse(headers=HEADERS)
+        await http.prepare(request)
+        return cls(http)
+
+    async def send(self, message: bytes) -> None:
+        """Write a message as one event."""
+        if b"\n" in message or b"\r" in message:  # an event ends at a newline; JSON needs none
+            message = msgspec.json.format(message, indent=-1)
+        await self.http.write(b"event: message\ndata: " + message + b"\n\n")
+
+    async def keep_alive_until(self, waiting: Coroutine[Any, Any, T]) -> T:
+        """Return what is waited for, writing a comment every 15 seconds until then."""
+        task = asyncio.ensure_future(waiting)
+        try:
+            while True:
+                done, _ = await asyncio.wait((task,), timeout=KEEP_ALIVE_SECONDS)
+                if done:
+                    return task.result()
+                await self.http.write(b": still working\n\n")
+        finally:
+            task.cancel()
+
+    async def close(self) -> None:
+        await self.http.write_eof()

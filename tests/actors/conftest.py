@@ -1,0 +1,117 @@
+"""TokenRegistry and RbacEvaluator on the real bus, and operators who are admitted as in production."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from mcpctl.actors.rbac_evaluator import RbacEvaluator
+from mcpctl.actors.settings import ActorSettings
+from mcpctl.actors.token_registry import TokenRegistry
+from mcpctl.actors.token_registry.rows import epoch_ms
+from mcpctl.bus.connection import Bus
+from mcpctl.bus.contract import Call
+from mcpctl.bus.contracts import token
+from mcpctl.bus.contracts.rbac import Binding
+from mcpctl.bus.identity import ActorIdentity, AdmittedIdentity
+from mcpctl.cli.nats_server import NatsServer
+
+SECRET = "the-secret-of-the-first-start"
+PASSWORD = "correct horse battery staple"
+
+
+@dataclass
+class Clock:
+    """The time, as the test says."""
+
+    ahead_ms: int = 0
+
+    def __call__(self) -> int:
+        return epoch_ms() + self.ahead_ms
+
+
+@dataclass
+class Operator:
+    """Somebody at the CLI: a connection, and the bearer that goes into each request."""
+
+    bus: Bus
+    bearer: str
+
+    async def ask(self, call: Call[Any, Any], **fields: Any) -> Any:
+        return await self.bus.call(call, call.request(**({"bearer": self.bearer} | fields)))
+
+    async def issue(self, project: str, name: str, *bindings: str, **fields: Any) -> token.IssuedToken:
+        parsed = tuple(Binding.parse(text) for text in bindings)
+        return await self.ask(token.issue, project=project, name=name, bindings=parsed, **fields)
+
+    def holding(self, bearer: str) -> "Operator":
+        """Ask on the same connection, on the authority of another bearer."""
+        return Operator(self.bus, bearer)
+
+
+@dataclass
+class ControlPlane:
+    """The two actors, and ways to connect."""
+
+    nats: NatsServer
+    settings: ActorSettings
+    clock: Clock
+    registry: TokenRegistry
+    evaluator: RbacEvaluator
+    opened: list[Bus] = field(default_factory=list)
+
+    async def connect(self, identity: AdmittedIdentity | ActorIdentity) -> Bus:
+        bus = await Bus.connect(self.nats.url, identity)
+        self.opened.append(bus)
+        return bus
+
+    async def actor(self, role: Any) -> Bus:
+        return await self.connect(ActorIdentity(role, self.nats.keys))
+
+    async def login(self, user: str, password: str = PASSWORD) -> Operator:
+        door = await self.connect(AdmittedIdentity("login"))
+        session = await door.call(token.login, token.Login(user=user, password=password))
+        return await self.operator(session.bearer)
+
+    async def operator(self, bearer: str) -> Operator:
+        return Operator(await self.connect(AdmittedIdentity("operator", bearer)), bearer)
+
+    async def bootstrap(self, user: str = "root") -> Operator:
+        """Create the first user, and log him in."""
+        door = await self.connect(AdmittedIdentity("login"))
+        await door.call(token.bootstrap, token.Bootstrap(secret=SECRET, user=user, password=PASSWORD))
+        return await self.login(user)
+
+    async def resolve(self, bearer: str) -> token.Principal:
+        """Ask as the RbacEvaluator does."""
+        return (await self.evaluator.bus.call(token.resolve, token.ResolveBearer(bearer=bearer))).principal
+
+
+@pytest.fixture
+async def plane(nats: NatsServer, tmp_path) -> AsyncIterator[ControlPlane]:
+    (tmp_path / "bootstrap").write_text(SECRET + "\n")
+    settings = ActorSettings(
+        nats_url=nats.url,
+        nats_keys=nats.keys,
+        data_dir=tmp_path,
+        bootstrap_file=tmp_path / "bootstrap",
+        bus_anonymous_edge=False,
+    )
+    clock = Clock()
+    registry = TokenRegistry(await Bus.connect(nats.url, ActorIdentity("token", nats.keys)), settings, clock=clock)
+    evaluator = RbacEvaluator(await Bus.connect(nats.url, ActorIdentity("rbac", nats.keys)), settings)
+    await registry.start()
+    await evaluator.start()
+    control = ControlPlane(nats, settings, clock, registry, evaluator)
+    yield control
+    for bus in control.opened:
+        await bus.close()
+    await evaluator.stop()
+    await registry.stop()
+
+
+@pytest.fixture
+async def root(plane: ControlPlane) -> Operator:
+    """The first user, logged in."""
+    return await plane.bootstrap()
