@@ -152,16 +152,15 @@ class SessionGate(Actor):
 
     @handles(session.find)
     async def find(self, request: session.FindSession, _caller: Caller) -> session.FoundSession:
-        # The bucket is read after this number was seen, so what it says is at least as new.
-        epoch, seen = self._epoch(), self._recent.seq
+        held = await self._streams.state(STREAM)
         stored, found = await self._read(request.id, request.bearer)
-        seq = max(seen, stored.seq)
+        seq = max(held.last, stored.seq)  # read after that number was asked, so at least as new
         if stored.at and time.time() - stored.at / 1e9 > REFRESH_SECONDS:
             try:
                 seq = await self._write(found, "changed", after=stored.seq)
             except Conflict:
                 raise Unavailable("the session is being changed: ask again") from None
-        return session.FoundSession(epoch=epoch, seq=seq, session=found)
+        return session.FoundSession(epoch=held.created, seq=seq, session=found)
 
     @handles(session.set_log_level)
     async def set_log_level(self, request: session.SetLogLevel, _caller: Caller) -> Done:

@@ -27,6 +27,9 @@ PATIENCE = 10.0
 PAUSE = 0.05
 """Seconds before a refused batch is sent again."""
 
+LINGER = 0.02
+"""Seconds that an event waits for company when nobody waits for it."""
+
 BATCH_BYTES = 512 * 1024
 
 
@@ -37,8 +40,11 @@ class AuditWriter:
         self._client, self._subject = client, f"{audit.APPEND}.{caller}"
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._flushing = False
+        self._lingering: asyncio.TimerHandle | None = None
         self._sends: set[asyncio.Task[None]] = set()
         self._unacknowledged_since: float | None = None
+        self.retries = 0
+        """Attempts to send a batch that were not acknowledged, since the start."""
 
     @property
     def healthy(self) -> bool:
@@ -51,23 +57,33 @@ class AuditWriter:
 
         `id` and `at` are filled in.
         """
-        event.setdefault("id", secrets.token_hex(12))
-        event.setdefault("at", time.time_ns() // 1_000_000)
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+        done = self._take(event)
         done.add_done_callback(_mark_seen)
-        self._waiting.append((orjson.dumps(event), done))
         if not self._flushing:
             self._flushing = True
-            loop.call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush)
         return done
 
     def append_later(self, event: dict[str, object]) -> None:
-        """Take an event that nobody waits for; a failure is logged."""
-        self.append(event).add_done_callback(_report)
+        """Take an event that nobody waits for: it goes with the next that somebody does, or soon; a failure is logged."""
+        self._take(event).add_done_callback(_report)
+        if self._lingering is None:
+            self._lingering = asyncio.get_running_loop().call_later(LINGER, self._flush)
+
+    def _take(self, event: dict[str, object]) -> "asyncio.Future[None]":
+        event.setdefault("id", secrets.token_hex(12))
+        event.setdefault("at", time.time_ns() // 1_000_000)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((orjson.dumps(event), done))
+        return done
 
     def _flush(self) -> None:
         self._flushing = False
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        if not self._waiting:
+            return
         lines: list[bytes] = []
         waiters: list[asyncio.Future[None]] = []
         size = 0
@@ -117,11 +133,13 @@ class AuditWriter:
             failure = str(answer["error"].get("description"))
         except (Error, ValueError) as error:
             failure = str(error) or type(error).__name__
+        self.retries += 1
         await asyncio.sleep(PAUSE)  # no stream, no leader yet, no connection, or a full stream: ask again soon
         return failure
 
     async def close(self) -> None:
         """Return when all that was taken has been acknowledged or given up."""
+        self._flush()
         while self._waiting or self._sends:
             if self._sends:
                 await asyncio.wait(self._sends)

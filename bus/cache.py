@@ -1,10 +1,12 @@
 """A cache that is believed only under the lease of the feed it hangs on."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from mcpctl.bus.contract import Change
 from mcpctl.bus.errors import BusError, Unavailable
 from mcpctl.bus.feed import Follower, now
 
@@ -16,6 +18,9 @@ LIMIT = 50_000
 
 ATTEMPTS = 5
 """Times the owner is asked for an answer that no change overtakes."""
+
+HEARD = 1000
+"""Changes remembered to tell whether one that overtook an answer concerns it."""
 
 
 @dataclass(slots=True)
@@ -29,7 +34,10 @@ class Loaded(Generic[V]):
 
 
 class LeasedCache(Generic[K, V]):
-    """Answers of the owner, and its refusals (for a shorter time), kept while the follower's lease runs."""
+    """Answers of the owner, and its refusals (for a shorter time), kept while the follower's lease runs.
+
+    `concerns` tells whether a change is about a key and its value; without it, every change may be.
+    """
 
     def __init__(
         self,
@@ -38,6 +46,7 @@ class LeasedCache(Generic[K, V]):
         *,
         refusals: tuple[type[BusError], ...] = (),
         refusal_ttl: float = 0.0,
+        concerns: Callable[[K, V, Change], bool] = lambda _key, _value, _change: True,
     ) -> None:
         self.follower = follower
         self._load = load
@@ -45,8 +54,12 @@ class LeasedCache(Generic[K, V]):
         self._kept: dict[K, tuple[float, V]] = {}
         self._refused: dict[K, tuple[float, BusError]] = {}
         self._forgiven = 0
+        self._concerns = concerns
+        self._heard: deque[Change] = deque()
+        self._heard_after = follower.seq
         self._loading: dict[K, asyncio.Task[V]] = {}
-        follower.on_reset.append(self.clear)
+        follower.on_change.append(self._note)
+        follower.on_reset.append(self._start_anew)
 
     def peek(self, key: K) -> V | None:
         """Return what is kept and may be believed now, or None. Costs no wait: this is the hot path."""
@@ -86,10 +99,27 @@ class LeasedCache(Generic[K, V]):
             # whoever acts on it now would not be told of that change again.
             if loaded.epoch != self.follower.epoch:
                 await self.follower.catch_up()
-            elif loaded.seq >= self.follower.seq:
+            elif not self._overtaken(key, loaded):
                 self._keep(self._kept, key, (now() + loaded.ttl, loaded.value))
                 return loaded.value
         raise Unavailable(f"the {self.follower.feed.actor} actor's answers are overtaken by changes: ask again")
+
+    def _overtaken(self, key: K, loaded: Loaded[V]) -> bool:
+        if loaded.seq >= self.follower.seq:
+            return False
+        if loaded.seq < self._heard_after:
+            return True
+        return any(change.seq > loaded.seq and self._concerns(key, loaded.value, change) for change in self._heard)
+
+    def _note(self, change: Change) -> None:
+        self._heard.append(change)
+        if len(self._heard) > HEARD:
+            self._heard_after = self._heard.popleft().seq
+
+    def _start_anew(self) -> None:
+        self._heard.clear()
+        self._heard_after = self.follower.seq
+        self.clear()
 
     def _loaded(self, key: K, done: "asyncio.Task[V]") -> None:
         self._loading.pop(key, None)

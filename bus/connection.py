@@ -99,6 +99,8 @@ async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: An
             allow_reconnect=False,
             **options,
         )
+        if not client.is_connected:  # seen while nobody answers the auth callout: connect() returns all the same
+            raise NoServersError
     except (NoServersError, NatsTimeoutError, OSError, Error) as error:
         reason = _say(first_errors[-1] if first_errors else error)
         with suppress(Error, OSError, AssertionError):  # the last where it did not get as far as a connection

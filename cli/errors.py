@@ -13,6 +13,9 @@ UNAVAILABLE: Final = 3
 """Something that is needed is away: the same command may work later."""
 INTERRUPTED: Final = 130
 
+ENDED = ("expired", "revoked", "unknown")
+"""What `Unauthenticated` says of a bearer that no longer works."""
+
 
 class CliError(Exception):
     """Ends the command: the text goes to stderr after `Error: `."""
@@ -32,7 +35,7 @@ def explain(error: BusError, user: str | None = None) -> CliError:
     """Say what a bus error means to the one at the keyboard. `user` is whose session was used."""
     text = str(error) or error.code
     if isinstance(error, Unauthenticated):
-        return log_in_first(user)
+        return log_in_first(user) if text in ENDED else CliError(text)
     if isinstance(error, Forbidden):
         return CliError(f"not allowed: {text}")
     if isinstance(error, BadRequest):

@@ -113,13 +113,13 @@ class Installation:
         await self._supervisor.start(self._adopt(self._nats.part(self._log("nats-server"))))
         await provision.provision(self._nats.url, self._nats.keys)
         self._folder.remember(nats_port=self._nats.port)
-        upstreams = self._demo.parts() if self._demo else []
         await self._supervisor.start(
-            *(self._adopt(part) for part in upstreams),
             self._python("actors", "mcpctl.actors", *STATEFUL_ACTORS),
             self._python("router", "mcpctl.actors", "router"),
-            self._python("gateway", "mcpctl.gateway"),
         )
+        upstreams = self._demo.parts() if self._demo else []
+        # After the actors: until the TokenRegistry answers, the bus admits no gateway.
+        await self._supervisor.start(*(self._adopt(part) for part in upstreams), self._python("gateway", "mcpctl.gateway"))
 
     def _python(self, name: str, module: str, *arguments: str) -> Part:
         return self._adopt(Part(name, (sys.executable, "-m", module, *arguments), self._log(name)))

@@ -13,7 +13,6 @@ from mcpctl.bus.actor import Actor, Caller, handles
 from mcpctl.bus.connection import Bus, Publisher
 from mcpctl.bus.contract import Changes, Done, Need, PullChanges, Role
 from mcpctl.bus.contracts import rbac
-from mcpctl.bus.identity import ActorIdentity
 
 
 class RbacEvaluator(Actor):
@@ -33,8 +32,7 @@ class RbacEvaluator(Actor):
         store = Store("rbac", database_url("rbac", url, settings.data_dir))
         self._opened.push_async_callback(store.close)
         await store.open()
-        identity = ActorIdentity("rbac", settings.keys)
-        publisher = await Publisher.connect(settings.nats_url, identity, self.bus.closed.set)
+        publisher = await Publisher.connect(settings.nats_url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(publisher.close)
         self._changes = ChangeFeed(store, publisher, rbac.feed)
         await self._changes.open()

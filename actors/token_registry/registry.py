@@ -21,7 +21,6 @@ from mcpctl.bus.bearer import digest
 from mcpctl.bus.connection import Bus, Publisher, connect_nats
 from mcpctl.bus.contract import Changes, Message, PullChanges, Role
 from mcpctl.bus.contracts import rbac, token
-from mcpctl.bus.identity import ActorIdentity
 from mcpctl.bus.names import principal_label
 from mcpctl.bus.nats_config import CALLOUT, ISSUER
 
@@ -53,12 +52,12 @@ class TokenRegistry(Actor):
         self._opened = AsyncExitStack()
 
     async def open(self) -> None:
-        settings, identity = self._settings, ActorIdentity("token", self._settings.keys)
+        settings = self._settings
         url = settings.database_url.get_secret_value() if settings.database_url else None
         store = Store("token", database_url("token", url, settings.data_dir))
         self._opened.push_async_callback(store.close)
         await store.open()
-        publisher = await Publisher.connect(settings.nats_url, identity, self.bus.closed.set)
+        publisher = await Publisher.connect(settings.nats_url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(publisher.close)
         self._changes = ChangeFeed(store, publisher, token.feed)
         await self._changes.open()
@@ -73,13 +72,13 @@ class TokenRegistry(Actor):
             ServiceAccounts(self._records, ask),
             McpTokens(self._records, ask, self.bus),
         )
-        await self._open_callout(resolving, identity)
+        await self._open_callout(resolving)
 
-    async def _open_callout(self, resolving: Resolving, identity: ActorIdentity) -> None:
+    async def _open_callout(self, resolving: Resolving) -> None:
         settings = self._settings
-        signer = Signer(identity.keys / f"{ISSUER}.nk")
+        signer = Signer(self.identity.keys / f"{ISSUER}.nk")
         callout = Callout(resolving, signer, self._clock, anonymous_edge=settings.bus_anonymous_edge)
-        client = await connect_nats(settings.nats_url, on_closed=self.bus.closed.set, **identity.options(CALLOUT))
+        client = await connect_nats(settings.nats_url, on_closed=self.bus.closed.set, **self.identity.options(CALLOUT))
         self._opened.push_async_callback(client.close)
         self._opened.push_async_callback(callout.close)
         await callout.serve(client)

@@ -83,6 +83,12 @@ class ControlPlane:
         await door.call(token.bootstrap, token.Bootstrap(secret=SECRET, user=user, password=PASSWORD))
         return await self.login(user)
 
+    async def restart_registry(self) -> None:
+        await self.registry.stop()
+        bus = await Bus.connect(self.nats.url, ActorIdentity("token", self.nats.keys))
+        self.registry = TokenRegistry(bus, self.settings, clock=self.clock)
+        await self.registry.start()
+
     async def resolve(self, bearer: str) -> token.Principal:
         """Ask as the RbacEvaluator does."""
         return (await self.evaluator.bus.call(token.resolve, token.ResolveBearer(bearer=bearer))).principal
@@ -108,7 +114,7 @@ async def plane(nats: NatsServer, tmp_path) -> AsyncIterator[ControlPlane]:
     for bus in control.opened:
         await bus.close()
     await evaluator.stop()
-    await registry.stop()
+    await control.registry.stop()
 
 
 @pytest.fixture
