@@ -6,10 +6,12 @@ The number comes from a counter row that the transaction locks, so the order of 
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
 from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from mcpctl.actors.storage import Store
@@ -73,7 +75,8 @@ class ChangeFeed:
             if session.exec(select(ChangeCounter)).first() is None:
                 session.add(ChangeCounter(id=1, epoch=secrets.token_hex(8), seq=0))
 
-        await self._store.write(begin)
+        with suppress(IntegrityError):  # another replica was first
+            await self._store.write(begin)
 
     async def write(self, work: Callable[[Changing], T]) -> T:
         """Run `work` in one transaction, then tell everybody what it recorded."""

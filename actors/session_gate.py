@@ -199,11 +199,12 @@ class SessionGate(Actor):
     async def _read(self, session_id: str, bearer: str) -> tuple[Stored, session.Session]:
         """Return a session from the bucket itself. Raises `NotFound`, the same for every reason."""
         key = _key(session_id)
+        known = self._recent.latest(key)
         try:
             stored = await self._streams.last(STREAM, SUBJECT + key)
         except NotFound:
             raise NotFound("no such session") from None
-        if stored.seq < self._recent.latest(key):
+        if stored.seq < known:
             raise Unavailable("the bucket of sessions was read from a server that lags behind")
         if stored.headers.get(OPERATION):
             raise NotFound("no such session")

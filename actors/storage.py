@@ -5,6 +5,7 @@ from read to write fails at once, whatever the busy timeout) and every commit is
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -86,8 +87,8 @@ class Store:
                 if connection.dialect.name == "sqlite":
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                 else:
-                    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {self.actor}"))
                     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": self.actor})
+                    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {self.actor}"))
                     connection.execute(text(f"SET LOCAL search_path TO {self.actor}"))
                 context = MigrationContext.configure(connection)
                 current = context.get_current_revision()
@@ -113,7 +114,7 @@ def _engine(actor: str, url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # sqlite3: transactions are begun by us alone
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             cursor = connection.cursor()
             cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
@@ -124,7 +125,7 @@ def _engine(actor: str, url: str) -> Engine:
 def database_url(actor: str, url: str | None, data: Path) -> str:
     """Return where an actor keeps its tables: `url` (PostgreSQL), or a file of its own below `data`."""
     if url:
-        return url
+        return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
     folder = data / "sql"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return f"sqlite:///{folder / f'{actor}.sqlite'}"

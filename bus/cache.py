@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mcpctl.bus.contract import Change
-from mcpctl.bus.errors import BusError, Unavailable
+from mcpctl.bus.errors import BusError, DeadlineExceeded, Unavailable
 from mcpctl.bus.feed import Follower, now
 
 K = TypeVar("K")
@@ -95,6 +95,8 @@ class LeasedCache(Generic[K, V]):
                 if forgiven == self._forgiven:
                     self._keep(self._refused, key, (now() + self._refusal_ttl, refusal))
                 raise
+            except DeadlineExceeded as silence:
+                raise Unavailable(f"the {self.follower.feed.actor} actor does not answer") from silence
             # What the owner said before a change that is known here may be stale. It must not even be returned:
             # whoever acts on it now would not be told of that change again.
             if loaded.epoch != self.follower.epoch:

@@ -6,8 +6,8 @@ knows of it; `drain()` does not wait for tasks; a protocol error closes the clie
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, TypeVar
 
 import structlog
@@ -221,6 +221,16 @@ class Bus:
     async def receive(self, subject: str, handle: Callable[[Msg], Awaitable[None]], *, queue: str = "") -> None:
         """Run `handle` for one message of a subject after the other: for what must keep its order, or be quick."""
         self._subscriptions.append(await self.client.subscribe(subject, queue=queue, cb=handle))
+
+    @asynccontextmanager
+    async def receiving(self, subject: str, handle: Callable[[Msg], Awaitable[None]]) -> AsyncIterator[None]:
+        """Run `handle` for one message of a subject after the other, inside of this only."""
+        subscription = await self.client.subscribe(subject, cb=handle)
+        try:
+            yield
+        finally:
+            with suppress(Error):
+                await subscription.unsubscribe()
 
     async def listen(self, event: Event[M], handle: Callable[[M], Awaitable[None]]) -> None:
         """Hear an event, in order."""

@@ -16,6 +16,7 @@ from typing import Any, Self
 import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
@@ -111,8 +112,7 @@ class Streams:
         follow again from where this ended.
         """
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
-        inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(inbox, cb=arrived.put)
+        inbox, subscription = await self._listen(arrived)
         try:
             await self.make_consumer(
                 stream,
@@ -133,8 +133,8 @@ class Streams:
             )
             expected = 1
             while True:
-                msg = await _next(arrived)
-                if (msg.headers or {}).get("Status") == "100":
+                msg = await _next(arrived, 3 * HEARTBEAT)
+                if not _is_delivery(msg):
                     last = (msg.headers or {}).get("Nats-Last-Consumer")
                     if last is not None and int(last) >= expected:
                         raise Unavailable(f"deliveries of {stream} were lost")
@@ -146,6 +146,8 @@ class Streams:
                     raise Unavailable(f"deliveries of {stream} were lost")
                 expected += 1
                 yield stored
+        except Error as error:
+            raise Unavailable(f"JetStream is away ({error})") from error
         finally:
             with suppress(Error):
                 await subscription.unsubscribe()
@@ -156,27 +158,28 @@ class Streams:
     ) -> AsyncGenerator[Stored, None]:
         """Yield at most `batch` messages, as they arrive within `expires` seconds. Raises `Unavailable`."""
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
-        inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(inbox, cb=arrived.put)
+        inbox, subscription = await self._listen(arrived)
         try:
             request = {"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9)}
             await self._client.publish(f"{API}.CONSUMER.MSG.NEXT.{stream}.{consumer}", orjson.dumps(request), inbox)
             for _ in range(batch):
-                async with asyncio.timeout(expires + WAIT):
-                    msg = await arrived.get()
-                status = (msg.headers or {}).get("Status")
-                if status in ("404", "408", "409") and "Consumer" not in (msg.headers or {}).get("Description", ""):
-                    return  # nothing more within the limits of this pull
-                if status is not None:
-                    raise Unavailable(f"the consumer {consumer} of {stream} is gone")
+                msg = await _next(arrived, expires + WAIT)
+                if not _is_delivery(msg):
+                    _check_end(msg.headers or {}, f"the consumer {consumer} of {stream}")
+                    return
                 yield _delivered(msg)[0]
-        except TimeoutError as error:
-            raise Unavailable("JetStream does not answer") from error
         except Error as error:
             raise Unavailable(f"JetStream is away ({error})") from error
         finally:
             with suppress(Error):
                 await subscription.unsubscribe()
+
+    async def _listen(self, arrived: "asyncio.Queue[Msg]") -> tuple[str, Subscription]:
+        inbox = self._client.new_inbox()
+        try:
+            return inbox, await self._client.subscribe(inbox, cb=arrived.put)
+        except Error as error:
+            raise Unavailable(f"JetStream is away ({error})") from error
 
     async def ack(self, stored: Stored) -> None:
         """Let a message go; where the ack is lost, the message comes again."""
@@ -214,12 +217,25 @@ class Streams:
         raise Unavailable(f"JetStream: {text}")
 
 
-async def _next(arrived: "asyncio.Queue[Msg]") -> Msg:
+async def _next(arrived: "asyncio.Queue[Msg]", patience: float) -> Msg:
+    if not arrived.empty():
+        return arrived.get_nowait()
     try:
-        async with asyncio.timeout(3 * HEARTBEAT):
+        async with asyncio.timeout(patience):
             return await arrived.get()
     except TimeoutError as error:
         raise Unavailable("JetStream is silent") from error
+
+
+def _is_delivery(msg: Msg) -> bool:
+    """Tell a stored message from a status of the server: not by its headers, which its writer chose."""
+    return msg.reply.startswith("$JS.ACK.")
+
+
+def _check_end(status: Mapping[str, str], consumer: str) -> None:
+    """Raise `Unavailable` where a pull ended for another reason than that there is nothing more within its limits."""
+    if status.get("Status") not in ("404", "408", "409") or "Consumer" in status.get("Description", ""):
+        raise Unavailable(f"{consumer} is gone")
 
 
 def _delivered(msg: Msg) -> tuple[Stored, int]:

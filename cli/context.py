@@ -26,12 +26,12 @@ class Context:
 
     @classmethod
     def read(cls, value: Any) -> Self:
-        """Raises `ValueError` where the value is no context; unknown members are left out."""
+        """Return a context of what the file holds; unknown members are left out. Raises `TypeError` for no context."""
         if not isinstance(value, dict):
-            raise ValueError("a context is a mapping")
+            raise TypeError("a context is a mapping")
         known = {f.name: value[f.name] for f in fields(cls) if value.get(f.name) is not None}
         if not all(isinstance(v, str) for v in known.values()):
-            raise ValueError("the members of a context are texts")
+            raise TypeError("the members of a context are texts")
         return cls(**known)
 
     def members(self) -> dict[str, str]:
@@ -55,7 +55,7 @@ class Config:
             whole = yaml.safe_load(text or "") or {}
             contexts = {str(name): Context.read(value) for name, value in (whole.get("contexts") or {}).items()}
             current = whole.get("current")
-        except (yaml.YAMLError, ValueError, AttributeError) as error:
+        except (yaml.YAMLError, TypeError, AttributeError) as error:
             raise CliError(f"{path} is not a valid configuration: mend it or move it away", USAGE) from error
         return cls(path, contexts, str(current) if current is not None else None)
 
@@ -71,7 +71,9 @@ class Config:
         """Return the context that is meant. Raises `CliError` where there is none."""
         chosen = self.chosen(name)
         if chosen is None:
-            raise CliError("no context yet: start everything with mcpctl up, or run mcpctl login --user NAME --nats-url URL")
+            raise CliError(
+                "no context yet: start everything with mcpctl up, or run mcpctl login --user NAME --nats-url URL"
+            )
         if chosen not in self.contexts:
             known = ", ".join(self.contexts) or "none"
             raise CliError(f'context "{chosen}" not found in {self.path} (there is: {known})')

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mcpctl.bus.contracts import catalog, token
 from mcpctl.bus.contracts.catalog import ProjectSpec, ServerSpec
@@ -73,7 +74,9 @@ class Demo:
     async def _define(self, session: Session, lines: list[str]) -> None:
         servers = [
             ServerSpec(
-                name="time", description="The time anywhere in the world", command=(sys.executable, "-m", "mcp_server_time")
+                name="time",
+                description="The time anywhere in the world",
+                command=(sys.executable, "-m", "mcp_server_time"),
             ),
             ServerSpec(
                 name="notes", description="Notes on this machine", url=f"http://127.0.0.1:{self._notes_port}/mcp"
@@ -95,7 +98,12 @@ class Demo:
         if bearer is not None and (await session.ask(token.introspect, bearer=bearer.strip())).active:
             return
         bindings = tuple(Binding.parse(text) for text in BINDINGS)
-        wanted = {"project": NAME, "name": NAME, "bindings": bindings, "description": "The demo's agent"}
+        wanted: dict[str, Any] = {
+            "project": NAME,
+            "name": NAME,
+            "bindings": bindings,
+            "description": "The demo's agent",
+        }
         try:
             issued = await session.ask(token.issue, **wanted)
         except Conflict:  # one of that name lives whose bearer is lost
@@ -141,7 +149,7 @@ def _make_repository(git: str, target: Path) -> None:
 
         def run(*arguments: str) -> None:
             command = [git, "-c", "commit.gpgsign=false", "-c", "init.defaultBranch=main", *arguments]
-            subprocess.run(command, cwd=scratch, env=environment, check=True, capture_output=True)
+            subprocess.run(command, cwd=scratch, env=environment, check=True, capture_output=True)  # noqa: S603 - fixed words
 
         try:
             run("init", "--quiet")
@@ -158,7 +166,7 @@ def _make_repository(git: str, target: Path) -> None:
 
 def _ready_block(gateway_url: str, bearer: str) -> Iterator[str]:
     url = f"{gateway_url}/projects/{NAME}/mcp"
-    program = "mcpctl" if shutil.which("mcpctl") else shlex.quote(os.path.abspath(sys.argv[0]))
+    program = "mcpctl" if shutil.which("mcpctl") else shlex.quote(str(Path(sys.executable).with_name("mcpctl")))
     yield ""
     yield "READY: an MCP endpoint with a token for it"
     yield f"  URL      {url}"
@@ -167,8 +175,6 @@ def _ready_block(gateway_url: str, bearer: str) -> Iterator[str]:
     yield "Try it in another terminal:"
     yield f"  export MCPCTL_TOKEN={bearer}"
     yield f"  {program} test mcp {url}"
-    yield f"  {program} test mcp {url} --tool time__get_current_time --args '{{\"timezone\":\"UTC\"}}'"
+    yield f'  {program} test mcp {url} --tool time__get_current_time --args \'{{"timezone":"UTC"}}\''
     yield f"  {program} audit tail -p {NAME}"
     yield ""
-
-

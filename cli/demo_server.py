@@ -17,6 +17,8 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 
+from mcpctl.bus.runtime import tell_ready
+
 LONGEST_COUNT = 1000
 MOST_NOTES = 1000
 LONGEST_NOTE = 4000
@@ -96,17 +98,10 @@ def main() -> None:
     arguments = parser.parse_args()
     app = build(Notes(arguments.notes)).streamable_http_app()
     with socket.create_server(("127.0.0.1", arguments.port)) as listener:
-        _tell_ready()
+        descriptor = os.environ.get("MCPCTL_READY_FD", "")
+        tell_ready(int(descriptor) if descriptor.isdigit() else None)  # whoever connects from now on is served
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         asyncio.run(uvicorn.Server(settings).serve(sockets=[listener]))
-
-
-def _tell_ready() -> None:
-    """The socket listens: what connects from now on is served."""
-    descriptor = os.environ.get("MCPCTL_READY_FD", "")
-    if descriptor.isdigit():
-        with open(int(descriptor), "wb", 0) as pipe:
-            pipe.write(b"ready\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """How the CLI fails: one line on stderr that says what to do, and an exit code that scripts can rely on."""
 
+import re
 from typing import Final
 
 from mcpctl.bus.errors import BadRequest, BusError, DeadlineExceeded, Forbidden, Internal, Unauthenticated, Unavailable
+from mcpctl.bus.names import LABEL_PATTERN, USER_PATTERN
 
 DONE: Final = 0
 REFUSED: Final = 1
@@ -25,25 +27,45 @@ class CliError(Exception):
         self.code = code
 
 
-def log_in_first(user: str | None = None) -> CliError:
-    """Return the error of a command that has no live login session."""
-    ended = "the login session has ended" if user else "not logged in"
-    return CliError(f"{ended}: run mcpctl login --user {user or 'NAME'}")
+class NotLoggedIn(CliError):
+    """There is no live login session; `user` is whose it was."""
+
+    def __init__(self, user: str | None = None) -> None:
+        state = "the login session has ended" if user else "not logged in"
+        super().__init__(f"{state}: run mcpctl login --user {user or 'NAME'}")
+
+
+def humane(text: str) -> str:
+    """Return a fault of a message in words: validation speaks of patterns and inputs."""
+    text = (
+        text.replace("Value error, ", "").replace("Input should be", "must be").replace("Field required", "is missing")
+    )
+    for pattern, words in PATTERNS.items():
+        text = text.replace(f"String should match pattern '{pattern}'", words)
+    return re.sub(r"String should match pattern '.*'", "has a form that is not allowed here", text)
+
+
+PATTERNS = {
+    LABEL_PATTERN.replace(r"\Z", "$"): "must be 1 to 63 of a-z, 0-9 and inner hyphens",
+    USER_PATTERN.replace(r"\Z", "$"): "must be letters, digits and inner . _ @ + -",
+}
 
 
 def explain(error: BusError, user: str | None = None) -> CliError:
     """Say what a bus error means to the one at the keyboard. `user` is whose session was used."""
     text = str(error) or error.code
-    if isinstance(error, Unauthenticated):
-        return log_in_first(user) if text in ENDED else CliError(text)
-    if isinstance(error, Forbidden):
-        return CliError(f"not allowed: {text}")
-    if isinstance(error, BadRequest):
-        return CliError(text, USAGE)
-    if isinstance(error, Unavailable):
-        return CliError(f"{text}: is mcpctl up running? See mcpctl status", UNAVAILABLE)
-    if isinstance(error, DeadlineExceeded):
-        return CliError(f"{text}; it may have been done: look before you repeat it", UNAVAILABLE)
-    if isinstance(error, Internal):
-        return CliError(f"{text} (mcpctl up keeps the logs below its data folder)")
+    if isinstance(error, Unauthenticated) and text in ENDED:
+        return NotLoggedIn(user)
+    for kind, (words, code) in MEANINGS.items():
+        if isinstance(error, kind):
+            return CliError(words.format(humane(text)), code)
     return CliError(text)
+
+
+MEANINGS: dict[type[BusError], tuple[str, int]] = {
+    Forbidden: ("not allowed: {}", REFUSED),
+    BadRequest: ("{}", USAGE),
+    Unavailable: ("{}: is mcpctl up running? See mcpctl status", UNAVAILABLE),
+    DeadlineExceeded: ("{}; it may have been done: look before you repeat it", UNAVAILABLE),
+    Internal: ("{} (mcpctl up keeps logs in its data folder)", REFUSED),
+}

@@ -1,6 +1,7 @@
 """The first user of a new installation, and the CLI context of the one who runs `mcpctl up`."""
 
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from mcpctl.bus.contracts import token
 from mcpctl.bus.errors import BusError, Conflict, Unauthenticated
 from mcpctl.cli.context import Config, Context
 from mcpctl.cli.data_folder import DataFolder
-from mcpctl.cli.errors import CliError
+from mcpctl.cli.errors import CliError, NotLoggedIn
 from mcpctl.cli.private_file import read_private, write_private
 from mcpctl.cli.session import anonymous, connected
 
@@ -37,10 +38,8 @@ class FirstUser:
         secret = (read_private(self.secret_file) or "").strip()
         try:
             async with anonymous(nats_url) as door:
-                try:
+                with suppress(Conflict):  # a start that was cut off came so far
                     await door.ask(token.bootstrap, secret=secret, user=ADMIN, password=password)
-                except Conflict:
-                    pass  # a start that was cut off came so far
                 logged_in = await door.ask(token.login, user=ADMIN, password=password)
         except BusError as error:
             raise CliError(f"the first user cannot be created: {error}") from error
@@ -95,6 +94,6 @@ async def session_lives(context: Context) -> bool:
     try:
         async with connected(context) as session:
             await session.ask(token.whoami)
-    except (Unauthenticated, CliError):
+    except (Unauthenticated, NotLoggedIn):
         return False
     return True

@@ -1,11 +1,92 @@
-"""The command `mcpctl`."""
+"""The program `mcpctl`: its table of commands, and how it ends."""
+
+import os
 import sys
-from pathlib import Path
-from mcpctl.cli.errors import CliError
-def run():
-    from mcpctl.cli.up import up, Options
+from typing import Annotated
+
+import typer
+
+import mcpctl
+from mcpctl.cli.command_groups import Command, LazyGroup
+from mcpctl.cli.errors import INTERRUPTED, REFUSED, CliError, humane
+
+RESOURCES, TOKENS, AGENTS, PROCESSES = "Resources", "Who you are", "Agents and their calls", "Processes"
+
+
+class Program(LazyGroup):
+    """All commands, in the order of the help."""
+
+    table = (
+        Command("get", RESOURCES, "List resources, or show some of them", "mcpctl.cli.verbs:get"),
+        Command("describe", RESOURCES, "Show all there is to know about a resource", "mcpctl.cli.verbs:describe"),
+        Command("create", RESOURCES, "Create a project, server, mcptoken, user, ...", "mcpctl.cli.create:app"),
+        Command("edit", RESOURCES, "Change a resource in $EDITOR, or with --set", "mcpctl.cli.edit:edit"),
+        Command("delete", RESOURCES, "Delete resources", "mcpctl.cli.verbs:delete"),
+        Command("revoke", RESOURCES, "Revoke mcptokens", "mcpctl.cli.verbs:revoke"),
+        Command("test", AGENTS, "Try an MCP endpoint", "mcpctl.cli.endpoint_command:app"),
+        Command("audit", AGENTS, "Show what was done and decided, or follow it", "mcpctl.cli.audit:app"),
+        Command("login", TOKENS, "Log in with a password", "mcpctl.cli.auth:login"),
+        Command("logout", TOKENS, "End the login session", "mcpctl.cli.auth:logout"),
+        Command("auth", TOKENS, "Show who you are and what you may do", "mcpctl.cli.auth:app"),
+        Command("up", PROCESSES, "Run everything on this machine", "mcpctl.cli.processes:up"),
+        Command("run", PROCESSES, "Run one part: a gateway, or some actors", "mcpctl.cli.processes:run"),
+        Command("status", PROCESSES, "Show which parts answer", "mcpctl.cli.status:status"),
+        Command("version", PROCESSES, "Show the version", "mcpctl.cli.processes:version"),
+    )
+
+
+app = typer.Typer(cls=Program, rich_markup_mode=None, add_completion=True)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - the signature is typer's
+    if wanted:
+        typer.echo(f"mcpctl {mcpctl.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Every command takes --help. Exit codes: 0 done, 1 refused, 2 usage, 3 unavailable.")
+def program(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Control plane and gateway for MCP."""
+
+
+def run() -> None:
+    """Run the command line, and end the process with the exit code that fits."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command and return its exit code; whatever fails becomes one line on stderr."""
     try:
-        up(Options(Path(sys.argv[1]), http_port=int(sys.argv[2]), demo='--demo' in sys.argv, verbose='-v' in sys.argv))
-    except CliError as e:
-        print("Error:", e, file=sys.stderr); sys.exit(e.code)
-if __name__ == "__main__": run()
+        done = typer.main.get_command(app).main(arguments, prog_name="mcpctl", standalone_mode=False)
+        sys.stdout.flush()
+    except CliError as error:
+        return _fail(str(error), error.code)
+    except typer.TyperException as error:
+        return _fail(_usage(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush fails too
+        return REFUSED
+    return done if isinstance(done, int) else 0
+
+
+def _usage(error: typer.TyperException) -> str:
+    path = getattr(getattr(error, "ctx", None), "command_path", None)
+    text = humane(error.format_message().strip().rstrip("."))
+    return f"{text[:1].lower()}{text[1:]} (see {path} --help)" if path else text
+
+
+def _fail(text: str, code: int) -> int:
+    line = " ".join(text.split())
+    sys.stderr.write(f"Error: {line}\n")
+    return code
+
+
+if __name__ == "__main__":
+    run()

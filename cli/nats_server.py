@@ -33,7 +33,7 @@ class NatsServer:
         self._part: Part | None = None
 
     def part(self, log: Path) -> Part:
-        """Write keys and configuration, and return the process that uses them. Raises `Unavailable` without a binary."""
+        """Write keys and configuration, and return the process that uses them. Raises `Unavailable`."""
         nats_config.write_keys(self.keys)
         config = self.folder / "nats.conf"
         config.write_text(

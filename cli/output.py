@@ -53,7 +53,7 @@ def note(text: str) -> None:
 
 def plain(value: object) -> str:
     """Return a cell's text: on one line, and with nothing in it that a terminal would obey."""
-    if value is None or value == "":
+    if value is None or value in ("", {}):
         return "-"
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value) or "-"
@@ -99,8 +99,10 @@ def _print_rich(titles: Sequence[str], cells: list[list[str]]) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
-    for title in titles:
-        table.add_column(title, overflow="ellipsis", no_wrap=True)
+    for index, title in enumerate(titles):
+        widest = max(map(len, (title, *(row[index] for row in cells))))
+        last = index == len(titles) - 1
+        table.add_column(title, overflow="ellipsis", no_wrap=True, min_width=None if last else widest)
     for row in cells:
         table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     Console(width=shutil.get_terminal_size().columns).print(table)

@@ -51,6 +51,11 @@ def _target(server: Any) -> str:
     return server.spec.url or shlex.join(server.spec.command)
 
 
+def _shortened(subject: str) -> str:
+    """Return a subject as it fits into a table: of an mcptoken's SHA-256, the beginning tells enough."""
+    return f"{subject[:21]}..." if subject.startswith("McpToken:") else subject
+
+
 def _spec_name(item: Any) -> str:
     return str(item.spec.name)
 
@@ -129,12 +134,12 @@ RESOURCES = (
     ),
     Resource(
         "rbac",
-        "rbacs",
+        "rbac",
         (),
         (
             ("NAME", lambda d: d.name),
             ("PROJECT", lambda d: d.project or "(all)"),
-            ("SUBJECTS", lambda d: d.subjects),
+            ("SUBJECTS", lambda d: [_shortened(subject) for subject in d.subjects]),
             ("BINDINGS", lambda d: "; ".join(map(str, d.bindings))),
         ),
         {

@@ -1,5 +1,6 @@
 """A command's connection to the bus, on the authority of the one who logged in."""
 
+import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from mcpctl.bus.contract import Call, Message
 from mcpctl.bus.errors import BusError, Unavailable
 from mcpctl.bus.identity import AdmittedIdentity
 from mcpctl.cli.context import Config, Context
-from mcpctl.cli.errors import USAGE, explain, log_in_first, CliError
+from mcpctl.cli.errors import USAGE, CliError, NotLoggedIn, explain, humane
 
 sys.modules.setdefault("aiohttp", None)  # type: ignore[arg-type]  # nats-py loads it (0.1 s) for ws:// alone
 
@@ -21,7 +22,8 @@ from mcpctl.bus.connection import Bus, first_fault  # noqa: E402
 
 R = TypeVar("R", bound=Message)
 
-structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), wrapper_class=structlog.make_filtering_bound_logger(50))
+# What a command has to say is its answer and its error: the bus's own log lines are for the parts.
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,13 @@ class Session:
     bus: Bus
     context: Context
 
-    async def ask(self, call: Call[Any, R], /, *, timeout: float | None = None, **members: Any) -> R:
+    async def ask(self, call: Call[Any, R], /, **members: Any) -> R:
         """Ask, with those members that the request has. Raises `CliError` for a bad one, `BusError` for a refusal."""
-        return await self.bus.call(call, self.request(call, **members), timeout=timeout)
-
-    def request(self, call: Call[Any, R], /, **members: Any) -> Message:
-        known = {name: value for name, value in members.items() if name in call.request.model_fields}
-        if "bearer" in call.request.model_fields:
+        fields = call.request.model_fields
+        known = {name: value for name, value in members.items() if name in fields}
+        if "bearer" in fields:
             known.setdefault("bearer", self.context.bearer or "")
-        return checked(call.request, **known)
+        return await self.bus.call(call, checked(call.request, **known))
 
 
 def checked(model: type[R], **members: Any) -> R:
@@ -47,7 +47,7 @@ def checked(model: type[R], **members: Any) -> R:
     try:
         return model(**members)
     except ValidationError as error:
-        raise CliError(first_fault(error), USAGE) from error
+        raise CliError(humane(first_fault(error)), USAGE) from error
 
 
 @asynccontextmanager
@@ -55,7 +55,7 @@ async def session(context_name: str | None) -> AsyncIterator[Session]:
     """Connect as the operator whose session the context holds. Raises `CliError`."""
     _, context = Config.load().get(context_name)
     if context.bearer is None:
-        raise log_in_first()
+        raise NotLoggedIn
     try:
         async with connected(context) as opened:
             yield opened
@@ -81,7 +81,7 @@ async def admitted(context: Context) -> Bus:
         if "authorization" not in str(refusal).lower():
             raise
         async with anonymous(context.nats_url):
-            raise log_in_first(context.user) from refusal
+            raise NotLoggedIn(context.user) from refusal
 
 
 @asynccontextmanager

@@ -6,6 +6,9 @@ from datetime import UTC, datetime
 from mcpctl.cli.errors import USAGE, CliError
 
 SECONDS = {"y": 365 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1}
+LEEWAY = 30
+"""Seconds that are forgiven, so that what was made for 30 days a moment ago ends in 30, not in 29."""
+
 _DURATION = re.compile(r"(?:\d+[wdhms])+")
 _PART = re.compile(r"(\d+)([wdhms])")
 
@@ -46,4 +49,4 @@ def expiry(moment: datetime | None, now: datetime | None = None) -> str:
     if moment is None:
         return "never"
     seconds = (moment - (now or datetime.now(UTC))).total_seconds()
-    return f"in {span(seconds)}" if seconds > 0 else f"{span(-seconds)} ago"
+    return f"in {span(seconds + LEEWAY)}" if seconds > 0 else f"{span(-seconds)} ago"

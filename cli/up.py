@@ -11,11 +11,11 @@ from pathlib import Path
 from mcpctl.bus import provision
 from mcpctl.bus.errors import BusError
 from mcpctl.cli import ports
+from mcpctl.cli.context import Config
 from mcpctl.cli.data_folder import DataFolder
 from mcpctl.cli.demo import Demo
 from mcpctl.cli.errors import CliError, explain
-from mcpctl.cli.first_start import FirstUser, session_lives, store_context
-from mcpctl.cli.context import Config
+from mcpctl.cli.first_start import ADMIN, FirstUser, session_lives, store_context
 from mcpctl.cli.nats_server import NatsServer
 from mcpctl.cli.supervisor import Part, Supervisor
 
@@ -103,7 +103,8 @@ class Installation:
             say(f"  login    user {logged_in.user}; {password}")
             say(f'  CLI      logged in as {logged_in.user} in context "{name}"')
         elif not lives:
-            say(f"  CLI      the login session has ended: run mcpctl login --context {name} --user {context.user or 'admin'}")
+            login = f"mcpctl login --context {name} --user {context.user or ADMIN}"
+            say(f"  CLI      the login session has ended: run {login}")
         for line in demo:
             say(line)
         say("Stop with Ctrl-C.")
@@ -119,7 +120,9 @@ class Installation:
         )
         upstreams = self._demo.parts() if self._demo else []
         # After the actors: until the TokenRegistry answers, the bus admits no gateway.
-        await self._supervisor.start(*(self._adopt(part) for part in upstreams), self._python("gateway", "mcpctl.gateway"))
+        await self._supervisor.start(
+            *(self._adopt(part) for part in upstreams), self._python("gateway", "mcpctl.gateway")
+        )
 
     def _python(self, name: str, module: str, *arguments: str) -> Part:
         return self._adopt(Part(name, (sys.executable, "-m", module, *arguments), self._log(name)))
@@ -173,6 +176,7 @@ def _nats_port(options: Options, folder: DataFolder) -> int:
     if options.nats_port is None:
         return ports.remembered_or_free(folder.remembered_port("nats_port"))
     if not ports.is_free("127.0.0.1", options.nats_port):
-        raise CliError(f"port {options.nats_port} on 127.0.0.1 is taken: choose another with --nats-port, or leave it out")
+        raise CliError(
+            f"port {options.nats_port} on 127.0.0.1 is taken: choose another with --nats-port, or leave it out"
+        )
     return options.nats_port
-

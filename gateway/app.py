@@ -1,5 +1,8 @@
 """The whole wiring of a gateway."""
 
+import asyncio
+from contextlib import suppress
+
 import orjson
 from aiohttp import web
 
@@ -9,6 +12,8 @@ from mcpctl.bus.service import Service
 from mcpctl.gateway.endpoint import McpEndpoint
 from mcpctl.gateway.health import Health
 from mcpctl.gateway.settings import GatewaySettings
+
+FIRST_LEASES_SECONDS = 5.0
 
 
 class Gateway:
@@ -42,6 +47,11 @@ class Gateway:
         for follower in followers:
             self._background.start(follower.run())
         self._background.start(self._endpoint.plane.sweep())
+        # Without the first leases every answer is 503: give the actors a moment, but do not depend on them.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LEASES_SECONDS):
+                for follower in followers:
+                    await follower.first_lease()
 
     async def stop(self) -> None:
         await self._background.cancel()

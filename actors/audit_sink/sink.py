@@ -11,17 +11,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from mcpctl.actors.audit_sink import ledger, search
 from mcpctl.actors.audit_sink.held import Held
 from mcpctl.actors.audit_sink.ledger import Appended, Position
+from mcpctl.actors.audit_sink.tail import GATHER, LOOK_AGAIN, Tail
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.actor import Actor, Caller, handles
 from mcpctl.bus.connection import Bus, Publisher
 from mcpctl.bus.context import remaining
+from mcpctl.bus.contract import Need
 from mcpctl.bus.contracts import audit
 from mcpctl.bus.errors import BusError, Unavailable
 from mcpctl.bus.permissions import SINK_CONSUMER
 from mcpctl.bus.streams import Stored, Streams
 
 log = structlog.get_logger()
+
+SEE_AUDIT = Need("view", "audit")
 
 ACK_SECONDS = 5
 """After so long without an ack a message is given to another sink."""
@@ -62,7 +66,7 @@ class AuditSink(Actor):
         self._store = Store(self.role, database_url(self.role, url, settings.data_dir))
         self._held = Held(MAX_HELD, HELD_BYTES)
         self._position = Position("", 0, 0, 0)
-        self._grown = asyncio.Event()
+        self._tail = Tail(bus)
         self._opened = AsyncExitStack()
 
     async def open(self) -> None:
@@ -73,7 +77,6 @@ class AuditSink(Actor):
         self._opened.push_async_callback(self._publisher.close)
         self._streams = await Streams.connect(self._url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(self._streams.close)
-        await self.bus.receive(audit.TAIL, self._hear)
         draining = asyncio.create_task(self._drain())
         draining.add_done_callback(self._drain_ended)
         self._opened.push_async_callback(self._stop_draining, draining)
@@ -96,28 +99,22 @@ class AuditSink(Actor):
     async def follow(self, request: audit.Follow, _caller: Caller) -> audit.Entries:
         wanted = _within(request.filter, request.project)
         until = time.monotonic() + min(request.wait_ms / 1000, remaining(audit.follow.timeout) - MARGIN)
-        cursor, waited = request.cursor, False
-        while True:
-            grown = self._grown
-            entries = await self._look(wanted, cursor)
-            if entries.items or time.monotonic() >= until:
-                break
-            cursor, waited = entries.cursor, True
-            await _wait(grown, until - time.monotonic())
-        if waited and audit.follow.needs is not None:
-            # The right was checked before the wait; it may have been taken away since.
-            await self.authorize(request.bearer, audit.follow.needs, None, request.project)
+        entries = await self._look(wanted, request.cursor)
+        if entries.items or time.monotonic() >= until:
+            return entries
+        async with self._tail.heard():
+            while not entries.items and time.monotonic() < until:
+                growth = self._tail.growth
+                entries = await self._look(wanted, entries.cursor)
+                if not entries.items:
+                    await _wait(growth, min(until - time.monotonic(), LOOK_AGAIN))
+                    await asyncio.sleep(GATHER)
+        # The right was checked before the wait; it may have been taken away since.
+        await self.authorize(request.bearer, SEE_AUDIT, None, request.project)
         return entries
 
     async def _look(self, wanted: audit.Filter, cursor: int) -> audit.Entries:
         return await self._store.read(lambda session: search.after(session, wanted, cursor))
-
-    async def _hear(self, _msg: object) -> None:
-        self._grow()
-
-    def _grow(self) -> None:
-        grown, self._grown = self._grown, asyncio.Event()
-        grown.set()
 
     async def _drain(self) -> None:
         """Fetch and commit for ever; whatever goes wrong on the way is tried again."""
@@ -211,7 +208,7 @@ class AuditSink(Actor):
         for subject, payload in appended.tail:
             await self._publisher.publish_raw(subject, payload)
         if appended.tail:
-            self._grow()
+            self._tail.grow()
 
     async def _let_go(self) -> None:
         """Ack what is in the ledger."""

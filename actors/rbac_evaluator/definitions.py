@@ -1,5 +1,7 @@
 """Definitions: written by those who hold what they grant."""
 
+from collections.abc import Sequence
+
 from sqlmodel import Session, col, delete, select
 
 from mcpctl.actors.changes import ChangeFeed, Changing
@@ -68,7 +70,7 @@ class Definitions:
 
     @handles(rbac.unbind)
     async def unbind(self, request: rbac.UnbindSubject, _caller: Caller) -> Done:
-        await self._changes.write(lambda changing: _unbind(changing, request.subject))
+        await self._changes.write(lambda changing: _unbind(changing, (request.subject, *request.others)))
         return Done()
 
     @handles(rbac.get_bindings)
@@ -127,8 +129,8 @@ def _remove(changing: Changing, row: DefinitionRow) -> None:
     changing.record("definition", row.name, "removed")
 
 
-def _unbind(changing: Changing, subject: str) -> None:
-    for _, row in naming(changing.session, [subject]):
+def _unbind(changing: Changing, subjects: Sequence[str]) -> None:
+    for subject, row in naming(changing.session, subjects):
         if row.name == ADMINS:
             continue
         gone = (col(SubjectRow.definition) == row.name, col(SubjectRow.subject) == subject)

@@ -3,11 +3,14 @@
 It asks no other actor: nobody could answer it before he is connected himself.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error
 
 from mcpctl.actors.token_registry.resolving import Resolving
 from mcpctl.actors.token_registry.rows import Clock
@@ -42,6 +45,7 @@ class Callout:
     def __init__(self, resolving: Resolving, signer: Signer, clock: Clock, *, anonymous_edge: bool) -> None:
         self._resolving, self._signer, self._clock, self._anonymous_edge = resolving, signer, clock, anonymous_edge
         self._tasks = Tasks()
+        self._subscription: Subscription | None = None
 
     async def serve(self, client: Client) -> None:
         """Answer from now on, as one of the queue group of all replicas."""
@@ -52,11 +56,14 @@ class Callout:
                 return
             self._tasks.start(self._answer(client, msg))
 
-        await client.subscribe(SUBJECT, queue=QUEUE, cb=start)
+        self._subscription = await client.subscribe(SUBJECT, queue=QUEUE, cb=start)
         await client.flush()
         await client.flush()
 
     async def close(self) -> None:
+        if self._subscription is not None:
+            with suppress(Error):
+                await self._subscription.unsubscribe()
         await self._tasks.finish(2.0)
 
     async def _answer(self, client: Client, msg: Msg) -> None:

@@ -28,10 +28,10 @@ REMEMBERED = 10_000
 
 
 class Passwords:
-    """Makes and checks argon2id hashes with the parameters of RFC 9106 that argon2-cffi takes by default."""
+    """Makes and checks argon2id hashes (RFC 9106)."""
 
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher()
+    def __init__(self, hasher: PasswordHasher) -> None:
+        self._hasher = hasher
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="argon2")
         self._waiting = 0
         self._nobodys = self._threads.submit(self._hasher.hash, "nobody has this password")

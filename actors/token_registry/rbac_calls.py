@@ -27,9 +27,9 @@ class RbacCalls:
 
     async def forget(self, *subjects: str) -> None:
         """Have subjects that resolve to nothing any more taken out of all definitions; a failure harms nobody."""
-        for subject in subjects:
-            try:
-                await self._bus.call(rbac.unbind, rbac.UnbindSubject(subject=subject))
-            except BusError as error:
-                log.warning("subject not unbound", subject=subject, error=str(error))
-                return
+        if not subjects:
+            return
+        try:
+            await self._bus.call(rbac.unbind, rbac.UnbindSubject(subject=subjects[0], others=subjects[1:]))
+        except BusError as error:
+            log.warning("subjects not unbound", subjects=subjects, error=str(error))

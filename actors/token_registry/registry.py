@@ -3,6 +3,8 @@
 from contextlib import AsyncExitStack
 from typing import ClassVar
 
+from argon2 import PasswordHasher
+
 from mcpctl.actors.changes import ChangeFeed
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
@@ -46,9 +48,12 @@ class TokenRegistry(Actor):
         }
     )
 
-    def __init__(self, bus: Bus, settings: ActorSettings, *, clock: Clock = epoch_ms) -> None:
+    def __init__(
+        self, bus: Bus, settings: ActorSettings, *, clock: Clock = epoch_ms, hasher: PasswordHasher | None = None
+    ) -> None:
         super().__init__(bus)
         self._settings, self._clock = settings, clock
+        self._hasher = hasher or PasswordHasher()
         self._opened = AsyncExitStack()
 
     async def open(self) -> None:
@@ -62,7 +67,7 @@ class TokenRegistry(Actor):
         self._changes = ChangeFeed(store, publisher, token.feed)
         await self._changes.open()
         self._records = Records(store, self._changes, self._clock)
-        passwords = Passwords()
+        passwords = Passwords(self._hasher)
         self._opened.callback(passwords.close)
         ask, resolving = RbacCalls(self.bus), Resolving(self._records, self.bus)
         self.parts = (

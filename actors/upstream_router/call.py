@@ -24,7 +24,8 @@ class Call:
         self.principal: Principal | None = None
         self.ending: Literal["cancelled", "revoked", "lapsed", "stuck"] | None = None
         self.task: asyncio.Task[None] | None = None
-        self._client, self._router, self._pulse = client, router, pulse
+        self.pulse = pulse
+        self._client, self._router = client, router
         self._number = 0
         self._outbox: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -59,7 +60,7 @@ class Call:
         await self._send("accepted")
         while True:
             await asyncio.sleep(BEAT_EVERY)
-            await self._send("beat", reply=self._pulse)
+            await self._send("beat", reply=self.pulse)
 
     async def finish(self, body: bytes, *, error: bool) -> None:
         """Send the result (or the JSON-RPC error), after all notifications."""

@@ -61,6 +61,7 @@ class UpstreamRouter(Actor):
         self._access = AccessCache(bus, settings)
         self._upstreams = Upstreams(settings, self._unseal)
         self._calls: dict[str, Call] = {}
+        self._count = 0
         self._work = Tasks(CALLS)
         self._background = Tasks()
         self._projects: dict[tuple[str, str | None], Project] = {}
@@ -105,7 +106,8 @@ class UpstreamRouter(Actor):
         except BusError as error:
             await self.bus.client.publish(msg.reply, encode(Reply("end", 1, fault=(error.code, str(error)))))
             return
-        call = Call(self.bus.client, self.id, msg.reply, head, f"{self._pulse}.{msg.reply.rpartition('.')[2]}")
+        self._count += 1
+        call = Call(self.bus.client, self.id, msg.reply, head, f"{self._pulse}.{self._count}")
         self._calls[msg.reply] = call
         call.task = self._work.start(self._run(call, body))
 
@@ -126,9 +128,8 @@ class UpstreamRouter(Actor):
 
     async def _gateway_gone(self, msg: Msg) -> None:
         if (msg.headers or {}).get("Status") == "503":
-            tail = msg.subject.rpartition(".")[2]
-            for reply, call in self._calls.items():
-                if reply.rpartition(".")[2] == tail:
+            for call in self._calls.values():
+                if call.pulse == msg.subject:
                     call.end("cancelled")
 
     def _end_revoked(self, change: Change) -> None:

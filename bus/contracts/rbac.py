@@ -315,9 +315,10 @@ class BindToken(Authorized):
 
 
 class UnbindSubject(Message):
-    """Forget a subject that is gone for good: a revoked token, a deleted user."""
+    """Forget a subject that is gone for good (a revoked token, a deleted user), and `others` with it."""
 
     subject: str
+    others: tuple[str, ...] = ()
 
 
 class GetBindings(Authorized):

@@ -1,10 +1,15 @@
 """TokenRegistry and RbacEvaluator on the real bus, and operators who are admitted as in production."""
 
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
+from pydantic import SecretStr
+from sqlalchemy import create_engine, text
+from sqlmodel import SQLModel, select
 
 from mcpctl.actors.rbac_evaluator import RbacEvaluator
 from mcpctl.actors.settings import ActorSettings
@@ -19,6 +24,8 @@ from mcpctl.cli.nats_server import NatsServer
 
 SECRET = "the-secret-of-the-first-start"
 PASSWORD = "correct horse battery staple"
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+"""Parameters that take no time: what is tested is not argon2."""
 
 
 @dataclass
@@ -83,11 +90,16 @@ class ControlPlane:
         await door.call(token.bootstrap, token.Bootstrap(secret=SECRET, user=user, password=PASSWORD))
         return await self.login(user)
 
-    async def restart_registry(self) -> None:
+    async def restart_registry(self, hasher: PasswordHasher = CHEAP) -> None:
         await self.registry.stop()
         bus = await Bus.connect(self.nats.url, ActorIdentity("token", self.nats.keys))
-        self.registry = TokenRegistry(bus, self.settings, clock=self.clock)
+        self.registry = TokenRegistry(bus, self.settings, clock=self.clock, hasher=hasher)
         await self.registry.start()
+
+    async def rows(self, *tables: type[SQLModel]) -> list[Any]:
+        """Read the registry's tables behind its back."""
+        store = self.registry.parts[0]._records.store
+        return await store.read(lambda session: [row for table in tables for row in session.exec(select(table))])
 
     async def resolve(self, bearer: str) -> token.Principal:
         """Ask as the RbacEvaluator does."""
@@ -95,17 +107,33 @@ class ControlPlane:
 
 
 @pytest.fixture
-async def plane(nats: NatsServer, tmp_path) -> AsyncIterator[ControlPlane]:
+def postgres_url() -> SecretStr | None:
+    """An empty PostgreSQL database, where `MCPCTL_TEST_DATABASE_URL` names one; else SQLite is used."""
+    url = os.environ.get("MCPCTL_TEST_DATABASE_URL")
+    if url is None:
+        return None
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for schema in ("token", "rbac"):
+            connection.execute(text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
+    engine.dispose()
+    return SecretStr(url)
+
+
+@pytest.fixture
+async def plane(nats: NatsServer, tmp_path, postgres_url) -> AsyncIterator[ControlPlane]:
     (tmp_path / "bootstrap").write_text(SECRET + "\n")
     settings = ActorSettings(
         nats_url=nats.url,
         nats_keys=nats.keys,
         data_dir=tmp_path,
+        database_url=postgres_url,
         bootstrap_file=tmp_path / "bootstrap",
         bus_anonymous_edge=False,
     )
     clock = Clock()
-    registry = TokenRegistry(await Bus.connect(nats.url, ActorIdentity("token", nats.keys)), settings, clock=clock)
+    bus = await Bus.connect(nats.url, ActorIdentity("token", nats.keys))
+    registry = TokenRegistry(bus, settings, clock=clock, hasher=CHEAP)
     evaluator = RbacEvaluator(await Bus.connect(nats.url, ActorIdentity("rbac", nats.keys)), settings)
     await registry.start()
     await evaluator.start()

@@ -239,7 +239,7 @@ class Answers:
         self.behind = 0
         self.refusal = None
 
-    async def load(self, key, bearer):
+    async def load(self, key, _bearer):
         self.asked += 1
         if self.refusal is not None:
             raise self.refusal

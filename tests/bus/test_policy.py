@@ -104,7 +104,9 @@ def test_whatever_a_covered_binding_grants_its_coverer_grants_too():
     asked = list(product(VERBS, ("servers", "tools", "prompts", "users"), (None, *NAMES)))
     granted = {str(b): {question for question in asked if b.grants(*question)} for b in bindings}
 
-    wrong = [(str(a), str(b)) for a in bindings for b in bindings if a.covers(b) and not granted[str(b)] <= granted[str(a)]]
+    wrong = [
+        (str(a), str(b)) for a in bindings for b in bindings if a.covers(b) and not granted[str(b)] <= granted[str(a)]
+    ]
 
     assert wrong == []
 

@@ -1,0 +1,19 @@
+"""Options that many commands take."""
+
+from typing import Annotated
+
+import typer
+
+from mcpctl.cli.output import Format
+
+ContextName = Annotated[
+    str | None,
+    typer.Option("--context", metavar="NAME", help="Context to use (default: $MCPCTL_CONTEXT, or the current one)."),
+]
+Project = Annotated[str | None, typer.Option("-p", "--project", metavar="PROJECT", help="Project that is meant.")]
+Output = Annotated[Format, typer.Option("-o", "--output", help="How to print the answer.")]
+Noun = Annotated[
+    str, typer.Argument(metavar="RESOURCE", help="projects, servers, mcptokens, users, rbac, ... or RESOURCE/NAME")
+]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names, or RESOURCE/NAME.")]
+NameOption = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names; all where none is given.")]

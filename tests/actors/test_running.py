@@ -1,0 +1,102 @@
+"""`python -m mcpctl.actors`: a process that says when it is ready, and ends with a reason."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import sys
+
+import pytest
+
+
+@pytest.fixture
+async def run(nats, tmp_path):
+    """Start the actors' process; what it writes to its ready descriptor can be read from the returned one."""
+    running = []
+    reading, writing = os.pipe()
+
+    async def start(*names, **settings):
+        environment = os.environ | {
+            "MCPCTL_NATS_URL": nats.url,
+            "MCPCTL_NATS_KEYS": str(nats.keys),
+            "MCPCTL_DATA_DIR": str(tmp_path),
+            "MCPCTL_READY_FD": str(writing),
+            **settings,
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "mcpctl.actors",
+            *names,
+            env=environment,
+            pass_fds=(writing,),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        running.append(process)
+        return process, reading
+
+    yield start
+    for process in running:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+    os.close(reading)
+    os.close(writing)
+
+
+async def end(process):
+    """Return the exit status and the last line that was said."""
+    async with asyncio.timeout(20):
+        _, said = await process.communicate()
+    return process.returncode, said.decode().strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_actors_say_when_they_are_ready_and_end_when_told_to(run, number):
+    process, reading = await run("token", "rbac")
+
+    async with asyncio.timeout(20):
+        assert await asyncio.to_thread(os.read, reading, 10) == b"ready\n"
+    process.send_signal(number)
+
+    status, _ = await end(process)
+    assert status == 0
+
+
+async def test_an_unknown_actor_is_a_mistake_in_the_command(run):
+    process, _ = await run("token", "nobody")
+
+    assert await end(process) == (
+        2,
+        "Error: no actor nobody: name some of token, rbac, catalog, session, audit, router",
+    )
+
+
+async def test_a_database_of_a_newer_version_is_left_alone(run, tmp_path):
+    (tmp_path / "sql").mkdir()
+    with sqlite3.connect(tmp_path / "sql" / "rbac.sqlite") as database:
+        database.execute("create table alembic_version (version_num varchar(32) not null)")
+        database.execute("insert into alembic_version values ('rbac_9999')")
+    database.close()
+
+    process, _ = await run("rbac")
+
+    status, said = await end(process)
+    assert status == 1
+    assert said.startswith("Error: the database of the rbac actor is at revision rbac_9999")
+
+
+async def test_a_folder_that_cannot_be_written_is_named(run, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    process, _ = await run("rbac", MCPCTL_DATA_DIR=str(tmp_path / "file"))
+
+    assert await end(process) == (1, f"Error: {tmp_path / 'file' / 'sql'}: Not a directory")
+
+
+async def test_a_setting_that_makes_no_sense_is_named(run):
+    process, _ = await run("rbac", MCPCTL_UPSTREAM_TIMEOUT_MS="soon")
+
+    status, said = await end(process)
+    assert status == 1
+    assert said.startswith("Error: setting MCPCTL_UPSTREAM_TIMEOUT_MS: Input should be a valid integer")
