@@ -23,6 +23,9 @@ LEASE = 3.0
 
 PULL_EVERY = 1.0
 
+PULL_SOON = 0.2
+"""Seconds to the next pull while the lease is short or over: an answer that came late vouches only briefly."""
+
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -74,7 +77,7 @@ class Follower:
                     log.warning("feed not pulled", feed=self.feed.actor, error=str(error))
                 self._lapse_if_due()
                 try:
-                    async with asyncio.timeout(PULL_EVERY if self.trusted else 0.2):
+                    async with asyncio.timeout(PULL_EVERY if self._lease_until - now() > LEASE / 2 else PULL_SOON):
                         await self._pull_now.wait()
                 except TimeoutError:
                     pass

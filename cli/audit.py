@@ -16,7 +16,7 @@ from mcpctl.cli.context import Config
 from mcpctl.cli.errors import explain
 from mcpctl.cli.options import ContextName, Project
 from mcpctl.cli.output import DataFormat, note, plain, print_data, print_table, say
-from mcpctl.cli.session import checked, connected
+from mcpctl.cli.session import Session, checked, connected
 from mcpctl.cli.times import parse_duration
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Show what was done and decided, or follow it.")

@@ -102,7 +102,7 @@ class Demo:
             "project": NAME,
             "name": NAME,
             "bindings": bindings,
-            "description": "The demo's agent",
+            "description": "For the demo",
         }
         try:
             issued = await session.ask(token.issue, **wanted)

@@ -2,10 +2,9 @@
 
 import asyncio
 
-from mcpctl.bus.http_url import Url
-
 import mcpctl
 from mcpctl.bus.http1 import HttpError, Pool
+from mcpctl.bus.http_head import Url
 from mcpctl.cli.errors import CliError
 
 LARGEST_BODY = 65_536

@@ -36,7 +36,8 @@ class Part:
     name: str
     argv: tuple[str, ...]
     log: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] | None = None
+    """None: that of this process"""
     probe: Callable[[], Awaitable[bool]] | None = None
     grace: float = 10.0
     """seconds between SIGTERM and SIGKILL"""
@@ -57,7 +58,7 @@ class Part:
             try:
                 self.process = await asyncio.create_subprocess_exec(
                     *self.argv,
-                    env={**self.environment, "MCPCTL_READY_FD": str(writing)},
+                    env={**(os.environ if self.environment is None else self.environment), "MCPCTL_READY_FD": str(writing)},
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE if self.echo else log,
                     stderr=asyncio.subprocess.STDOUT,

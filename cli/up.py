@@ -128,7 +128,7 @@ class Installation:
         return self._adopt(Part(name, (sys.executable, "-m", module, *arguments), self._log(name)))
 
     def _adopt(self, part: Part) -> Part:
-        part.environment = self._environment() | dict(part.environment)
+        part.environment = self._environment()
         part.inherited = (self._folder.lock_descriptor,)
         part.echo = self._options.verbose
         return part

@@ -33,7 +33,7 @@ class Logins:
         async with self._throttle.attempt(request.user):
             user = await self._records.read(lambda session: session.get(UserRow, request.user))
             good = await self._passwords.verify(user.password_hash if user else None, request.password)
-            if user is None or not good or user.disabled:
+            if user is None or not good:
                 raise Unauthenticated(REFUSED)
             return await self._open(user, request.password)
 

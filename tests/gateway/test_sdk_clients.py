@@ -70,7 +70,7 @@ async def test_progress_arrives_while_the_call_runs(system, project, mode):
 
 
 @ERAS
-@PROJECTS
+@pytest.mark.parametrize("project", ["dual", "old", "new"])
 async def test_a_cancelled_call_is_cancelled_at_the_upstream(system, project, mode):
     url, token = endpoint(system, project), system.tokens[project]
     key = f"cancel-{project}-{mode}"

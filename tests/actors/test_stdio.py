@@ -1,0 +1,166 @@
+"""The router's client of stdio servers, on real processes."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from mcpctl.actors.upstream_router.stdio import StdioClient
+from mcpctl.bus.mcp_client import McpTransportError
+from mcpctl.bus.mcp_messages import MODERN_MEMBERS
+
+UPSTREAM = str(Path(__file__).parents[1] / "upstreams" / "everything.py")
+
+LEGACY_SERVER = """
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("method") == "initialize":
+        result = {"protocolVersion": "2024-11-05", "capabilities": {"tools": {}}, "serverInfo": {"name": "l", "version": "1"}}
+    elif message.get("method") == "tools/list":
+        print(json.dumps({"jsonrpc": "2.0", "id": "s1", "method": "ping"}), flush=True)
+        assert json.loads(sys.stdin.readline()) == {"jsonrpc": "2.0", "id": "s1", "result": {}}
+        result = {"tools": [], "big": 123456789012345678901234567890, "form": 1.0}
+    elif "id" in message:
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": "no"}}), flush=True)
+        continue
+    else:
+        continue
+    print("not json at all", flush=True)
+    print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
+"""
+
+
+def params(**members):
+    return orjson.dumps(members)[:-1] + b',"_meta":{' + MODERN_MEMBERS + b"}}"
+
+
+@pytest.fixture
+async def everything():
+    client = StdioClient((sys.executable, UPSTREAM, "--stdio"), {})
+    await client.connect(timeout=20)
+    yield client
+    await client.close()
+    assert not client.alive
+
+
+def called(answer):
+    return orjson.loads(answer.result)["structuredContent"]["result"]
+
+
+async def call(client, name, notify=None, timeout=10, **arguments):
+    sent = params(name=name, arguments=arguments)
+    if notify is not None:
+        sent = sent.replace(b'"_meta":{', b'"_meta":{"progressToken":"same",')
+    return await client.request("tools/call", sent, on_notification=notify, timeout=timeout)
+
+
+async def test_many_requests_share_the_pipes(everything):
+    answers = await asyncio.gather(*(call(everything, "add", a=n, b=n) for n in range(200)))
+
+    assert [called(answer) for answer in answers] == [2 * n for n in range(200)]
+
+
+async def test_progress_of_equal_tokens_reaches_its_own_request(everything):
+    heard: dict[int, list[bytes]] = {1: [], 2: []}
+
+    async def counting(steps):
+        return await call(everything, "count", lambda _, message: heard[steps].append(message), steps=steps)
+
+    await asyncio.gather(counting(1), counting(2))
+
+    assert {steps: len(messages) for steps, messages in heard.items()} == {1: 1, 2: 2}
+    assert all(b'"progressToken":"same"' in message for messages in heard.values() for message in messages)
+
+
+async def test_cancelling_the_awaiting_task_cancels_at_the_server(everything):
+    running = asyncio.Event()
+    waiting = asyncio.create_task(call(everything, "wait_forever", lambda *_: running.set(), key="k"))
+    async with asyncio.timeout(10):
+        await running.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert called(await call(everything, "was_cancelled", key="k")) is True
+
+
+async def test_a_silent_server_is_a_transport_error_after_the_timeout(everything):
+    with pytest.raises(McpTransportError, match="no answer within"):
+        await call(everything, "wait_forever", key="silent", timeout=0.3)
+
+
+async def test_params_with_newlines_are_one_line_on_the_pipe(everything):
+    sent = b'{\n "name": "echo",\r\n "arguments": {"text": "a\\nb"},\n "_meta": {' + MODERN_MEMBERS + b"}\n}"
+    async with asyncio.timeout(10):
+        answer = await everything.request("tools/call", sent, timeout=5)
+
+    assert called(answer) == "a\nb"
+
+
+async def test_a_legacy_server_is_initialized_and_its_ping_answered():
+    client = StdioClient((sys.executable, "-c", LEGACY_SERVER), {})
+    info = await client.connect(timeout=20)
+    try:
+        answer = await client.request("tools/list", b"{}", timeout=5)
+    finally:
+        await client.close()
+
+    assert (info.era, info.version) == ("legacy", "2024-11-05")
+    assert answer.result is not None
+    assert b"123456789012345678901234567890" in answer.result
+    assert b"1.0" in answer.result
+
+
+async def test_a_process_that_ends_fails_what_waits_and_says_what_it_said():
+    program = "import sys; sys.stdin.readline(); print('out of cheese', file=sys.stderr); sys.exit(3)"
+    client = StdioClient((sys.executable, "-c", program), {})
+
+    with pytest.raises(McpTransportError, match=r"exit status 3\): out of cheese"):
+        await client.connect(timeout=10)
+
+
+async def test_a_command_that_is_not_there_says_so():
+    with pytest.raises(McpTransportError, match="no-such-command cannot be started"):
+        await StdioClient(("no-such-command",), {}).connect(timeout=5)
+
+
+async def test_a_stubborn_process_and_its_children_are_killed():
+    program = (
+        "import os, signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);"
+        "print(child.pid, file=sys.stderr, flush=True);"
+        "import time; time.sleep(600)"
+    )
+    client = StdioClient((sys.executable, "-c", program), {})
+    with pytest.raises(McpTransportError, match="no answer to initialize"):
+        await client.connect(timeout=1)
+
+    assert not client.alive
+    child = int(client.stderr[0])
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+        raise ProcessLookupError if _is_zombie(child) else AssertionError
+
+
+def _is_zombie(pid):
+    try:
+        return " Z " in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+
+
+async def test_the_environment_is_clean():
+    os.environ["MCPCTL_SOMETHING_SECRET"] = "x"
+    program = "import os, sys; print(sorted(os.environ), file=sys.stderr); sys.exit(1)"
+    client = StdioClient((sys.executable, "-c", program), {"OWN": "1"})
+    try:
+        with pytest.raises(McpTransportError):
+            await client.connect(timeout=10)
+    finally:
+        del os.environ["MCPCTL_SOMETHING_SECRET"]
+
+    assert "OWN" in client.stderr[-1]
+    assert "MCPCTL_SOMETHING_SECRET" not in client.stderr[-1]

@@ -1,0 +1,207 @@
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from mcpctl.cli.nats_server import free_port
+from tests.installation import PROGRAM, Installation, holders_of, mentioning
+
+CALL = ("--tool", "time__get_current_time", "--args", '{"timezone":"UTC"}', "--no-health")
+
+
+def try_up(folder, *options):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MCPCTL_")}
+    environment["MCPCTL_CONFIG"] = str(folder / "config.yaml")
+    return subprocess.run(
+        [*PROGRAM, "up", *options], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def only_line(done):
+    lines = (done.stdout + done.stderr).splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_the_first_start_makes_an_admin_and_logs_the_cli_in(demo):
+    config = demo.folder / "config.yaml"
+    told = "\n".join(demo.lines)
+
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+    assert yaml.safe_load(config.read_text())["current"] == "local"
+    assert "User admin" in demo.ok("auth", "whoami")
+    assert "login    user admin" in told
+    assert not (demo.data / "bootstrap-secret").exists()
+
+
+def test_the_password_of_the_first_user_is_not_printed_into_a_file(demo):
+    password_file = demo.data / "admin-password"
+
+    assert stat.S_IMODE(password_file.stat().st_mode) == 0o600
+    assert str(password_file) in "\n".join(demo.lines)
+    assert password_file.read_text() not in "\n".join(demo.lines)
+
+
+def test_the_password_of_the_first_user_opens_a_session(demo, tmp_path):
+    nats_url = yaml.safe_load((demo.folder / "config.yaml").read_text())["contexts"]["local"]["nats_url"]
+    own = {"MCPCTL_CONFIG": str(tmp_path / "config.yaml")}
+    password = (demo.data / "admin-password").read_text()
+
+    demo.ok("login", "--user", "admin", "--nats-url", nats_url, "--password-stdin", stdin=password, **own)
+
+    assert "User admin" in demo.ok("auth", "whoami", **own)
+
+
+def test_the_ready_block_shows_commands_that_work(demo):
+    told = "\n".join(demo.lines)
+    commands = [line.strip().partition("mcpctl ")[2] for line in demo.lines if "mcpctl test mcp" in line]
+
+    assert demo.endpoint in told
+    assert demo.token in told
+    assert len(commands) == 2
+    for command in commands:
+        done = subprocess.run(
+            f"{sys.executable} -m mcpctl.cli.main {command}",
+            shell=True,
+            env=demo.environment | {"MCPCTL_TOKEN": demo.token},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_second_up_on_the_same_data_is_refused(demo):
+    done = try_up(demo.folder, "--data", str(demo.data), "--http-port", str(free_port()))
+
+    assert done.returncode == 1
+    assert only_line(done) == f"Error: another mcpctl up (pid {demo.process.pid}) uses {demo.data}"
+
+
+def test_a_taken_http_port_is_one_line_and_starts_nothing(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = try_up(tmp_path, "--data", str(tmp_path / "data"), "--http-port", str(port))
+
+    assert done.returncode == 1
+    assert only_line(done) == f"Error: port {port} on 127.0.0.1 is taken: choose another with --http-port"
+    assert not (tmp_path / "data" / "nats").exists()
+
+
+def test_a_taken_nats_port_is_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        options = ("--data", str(tmp_path / "data"), "--http-port", str(free_port()), "--nats-port", str(port))
+        done = try_up(tmp_path, *options)
+
+    assert done.returncode == 1
+    assert f"port {port} on 127.0.0.1 is taken" in only_line(done)
+
+
+def test_a_data_folder_that_cannot_be_used_is_one_line(tmp_path):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("no folder")
+
+    done = try_up(tmp_path, "--data", str(in_the_way / "data"), "--http-port", str(free_port()))
+
+    assert done.returncode == 1
+    assert only_line(done) == f"Error: cannot use {in_the_way / 'data'} as data folder: Not a directory"
+
+
+def test_an_address_of_another_machine_is_one_line(tmp_path):
+    done = try_up(tmp_path, "--data", str(tmp_path / "data"), "--http-host", "192.0.2.1")
+
+    assert done.returncode == 1
+    assert only_line(done).startswith("Error: cannot listen on 192.0.2.1: ")
+
+
+def test_a_restart_keeps_everything(own_demo):
+    own_demo.start()
+    own_demo.ok("create", "project", "team", "--server", "time")
+    token = own_demo.token
+    own_demo.stop()
+
+    own_demo.lines.clear()
+    own_demo.start()
+
+    assert own_demo.token == token
+    assert "project/team" in own_demo.ok("get", "projects", "-o", "name")
+    assert "PASSED" in own_demo.ok("test", "mcp", own_demo.endpoint, *CALL, MCPCTL_TOKEN=token)
+    assert not any("login" in line for line in own_demo.lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_no_child_behind(own_demo, number):
+    own_demo.start()
+    own_demo.ok("test", "mcp", own_demo.endpoint, *CALL, MCPCTL_TOKEN=own_demo.token)
+    assert set(own_demo.children()) == {"nats-server", "actors", "router", "gateway", "demo-notes"}
+
+    assert own_demo.stop(number) == 0
+
+    assert mentioning(own_demo.data) == []
+
+
+def test_a_kill_of_up_leaves_nothing_behind_and_the_next_start_works(own_demo):
+    own_demo.start()
+    own_demo.ok("test", "mcp", own_demo.endpoint, *CALL, MCPCTL_TOKEN=own_demo.token)
+    own_demo.stop(signal.SIGKILL)
+
+    own_demo.start()  # waits for the lock, which is free once the last child is gone
+
+    assert set(holders_of(own_demo.data / "up.lock")) == {own_demo.process.pid, *own_demo.children().values()}
+    own_demo.ok("test", "mcp", own_demo.endpoint, *CALL, MCPCTL_TOKEN=own_demo.token)
+    own_demo.stop()
+    assert mentioning(own_demo.data) == []
+
+
+@pytest.mark.parametrize("part", ["router", "actors", "nats-server", "gateway", "demo-notes"])
+def test_a_killed_part_comes_back_by_itself(own_demo, part):
+    own_demo.start()
+    before = own_demo.children()
+
+    os.kill(before[part], signal.SIGKILL)
+    own_demo.wait_for(f"{part} ended (killed by SIGKILL)")
+    own_demo.wait_for(f"{part} is back")
+
+    after = own_demo.children()
+    assert after[part] != before[part]
+    assert before.keys() == after.keys()
+    assert recovers(own_demo)
+
+
+def recovers(installation: Installation) -> bool:
+    """Tell whether a tool can be called again: caches and upstreams come back within their leases."""
+    for _ in range(20):
+        done = installation.run("test", "mcp", installation.endpoint, *CALL, MCPCTL_TOKEN=installation.token)
+        if done.returncode == 0:
+            return True
+    return False
+
+
+def test_a_revoked_demo_token_is_issued_anew_at_the_next_start(own_demo):
+    own_demo.start()
+    revoked = own_demo.token
+    own_demo.ok("revoke", "mcptoken", "demo", "-p", "demo")
+    own_demo.stop()
+
+    own_demo.start()
+
+    assert own_demo.token != revoked
+    own_demo.ok("test", "mcp", own_demo.endpoint, MCPCTL_TOKEN=own_demo.token)
+
+
+def test_without_git_the_git_server_is_left_out_with_a_line(own_demo, tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    own_demo.environment["PATH"] = str(tools)
+
+    own_demo.start()
+
+    assert any("without the git server" in line for line in own_demo.lines)
+    assert own_demo.ok("get", "servers", "-o", "name").split() == ["server/notes", "server/time"]
