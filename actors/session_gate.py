@@ -22,9 +22,10 @@ from mcpctl.bus.bearer import digest
 from mcpctl.bus.connection import Bus, Publisher
 from mcpctl.bus.contract import Change, Changed, Changes, Done, PullChanges
 from mcpctl.bus.contracts import session, token
+from mcpctl.bus.deliveries import Stored
 from mcpctl.bus.errors import BusError, Conflict, Forbidden, NotFound, Unavailable
 from mcpctl.bus.permissions import SESSIONS_BUCKET
-from mcpctl.bus.streams import Stored, Streams
+from mcpctl.bus.streams import Streams
 
 log = structlog.get_logger()
 

@@ -74,7 +74,7 @@ def streams_user(role: Role) -> Permissions:
     if role == "audit":
         of_stream = [f"$JS.API.STREAM.INFO.{audit.STREAM}"]
         of_consumer = [
-            f"$JS.API.CONSUMER.{verb}.{audit.STREAM}.{SINK_CONSUMER}" for verb in ("INFO", "MSG.NEXT", "DURABLE.CREATE")
+            f"$JS.API.CONSUMER.{verb}.{audit.STREAM}.{SINK_CONSUMER}" for verb in ("INFO", "MSG.NEXT", "UNPIN")
         ]
         created = [f"$JS.API.CONSUMER.CREATE.{audit.STREAM}.{SINK_CONSUMER}.>"]
         acks = [f"$JS.ACK.{audit.STREAM}.{SINK_CONSUMER}.>"]

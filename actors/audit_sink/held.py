@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from mcpctl.bus.streams import Stored
+from mcpctl.bus.deliveries import Stored
 
 
 class Held:

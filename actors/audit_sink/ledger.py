@@ -15,8 +15,9 @@ from mcpctl.actors.audit_sink import records
 from mcpctl.actors.audit_sink.records import Record
 from mcpctl.actors.audit_sink.rows import ChainRow, EntryRow, PositionRow
 from mcpctl.bus.contracts import audit
+from mcpctl.bus.deliveries import Stored
 from mcpctl.bus.names import NO_PROJECT
-from mcpctl.bus.streams import Stored, StreamState
+from mcpctl.bus.streams import StreamState
 
 GENESIS = "0" * 64
 """Stands before the first entry of a chain."""

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError
 from mcpctl.bus.connection import first_fault
 from mcpctl.bus.contract import ACTORS
 from mcpctl.bus.contracts import audit
+from mcpctl.bus.deliveries import Stored
 from mcpctl.bus.names import Label
-from mcpctl.bus.streams import Stored
 
 LINE_BYTES = 128 * 1024
 """An event's size at the most."""

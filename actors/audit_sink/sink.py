@@ -19,9 +19,11 @@ from mcpctl.bus.connection import Bus, Publisher
 from mcpctl.bus.context import remaining
 from mcpctl.bus.contract import Need
 from mcpctl.bus.contracts import audit
+from mcpctl.bus.deliveries import Stored
 from mcpctl.bus.errors import BusError, Unavailable
 from mcpctl.bus.permissions import SINK_CONSUMER
-from mcpctl.bus.streams import Stored, Streams
+from mcpctl.bus.shared_consumer import SharedConsumer
+from mcpctl.bus.streams import Streams
 
 log = structlog.get_logger()
 
@@ -39,6 +41,9 @@ PULL_BYTES = 16 * 1024 * 1024
 PULL_SECONDS = 1.0
 COMMIT_BYTES = 2 * 1024 * 1024
 """Bytes of events in one transaction: large enough to share one disk sync among thousands."""
+
+BREATH = 0.1
+"""Seconds between two pulls of which the first was refused."""
 
 OUT_OF_TURN = 0.02
 """Seconds between looks at the position while another sink has its turn."""
@@ -77,6 +82,7 @@ class AuditSink(Actor):
         self._opened.push_async_callback(self._publisher.close)
         self._streams = await Streams.connect(self._url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(self._streams.close)
+        self._consumer = SharedConsumer(self._streams, audit.STREAM, SINK_CONSUMER)
         draining = asyncio.create_task(self._drain())
         draining.add_done_callback(self._drain_ended)
         self._opened.push_async_callback(self._stop_draining, draining)
@@ -88,7 +94,8 @@ class AuditSink(Actor):
         draining.cancel()
         await asyncio.gather(draining, return_exceptions=True)
         for stored in self._held.take_all():
-            await self._streams.give_back(stored)
+            await self._consumer.give_back(stored)
+        await self._consumer.hand_over()
 
     @handles(audit.query)
     async def query(self, request: audit.Query, _caller: Caller) -> audit.Entries:
@@ -142,29 +149,31 @@ class AuditSink(Actor):
             self._position = aligned.position
         await self._announce(aligned)
         config = {
-            "durable_name": SINK_CONSUMER,
             "filter_subject": f"{audit.APPEND}.*",
-            "ack_policy": "explicit",
             "ack_wait": ACK_SECONDS * 1_000_000_000,
             "max_ack_pending": MAX_HELD,
             "deliver_policy": "all",
         }
-        await self._streams.make_consumer(audit.STREAM, SINK_CONSUMER, config)
+        await self._consumer.make(config)
 
     async def _fetch(self) -> None:
         while True:
             await self._make_room()
-            arriving = self._streams.pull(audit.STREAM, SINK_CONSUMER, PULL, PULL_BYTES, PULL_SECONDS)
+            asked = time.monotonic()
+            arriving = self._consumer.pull(PULL, PULL_BYTES, PULL_SECONDS)
             async with aclosing(arriving):
                 async for stored in arriving:
                     self._held.add(stored)
+                    asked = 0.0
+            if time.monotonic() - asked < BREATH:
+                await asyncio.sleep(BREATH)  # refused at once: it would be again
 
     async def _make_room(self) -> None:
         """Wait until more may be fetched; what only waits for another sink's turn is given back for that."""
         while self._held.full:
             if not self._held.run(self._position.seq, 1):
                 for stored in self._held.take_latest_half():
-                    await self._streams.give_back(stored)
+                    await self._consumer.give_back(stored)
                 return
             await _wait(self._held.room, ACK_SECONDS)
 
@@ -215,7 +224,7 @@ class AuditSink(Actor):
         for stored in self._held.take_until(self._position.seq):
             if stored.at > self._position.at + CLOCK_STEP_NS:
                 raise StreamReplaced("a message is newer than its place in the stream allows")
-            await self._streams.ack(stored)
+            await self._consumer.ack(stored)
 
     async def _refresh(self) -> None:
         found = await self._store.read(ledger.position)
