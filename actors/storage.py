@@ -108,8 +108,13 @@ class Store:
 
 def _engine(actor: str, url: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, execution_options={"schema_translate_map": {None: actor}})
-    engine = create_engine(url, connect_args={"timeout": 5.0, "check_same_thread": False})
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            hide_parameters=True,  # a failing statement is logged, and its values may be nobody's business
+            execution_options={"schema_translate_map": {None: actor}},
+        )
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": 5.0, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -94,6 +94,7 @@ class Actor:
 
     async def stop(self) -> None:
         """Finish what is at hand, then close."""
+        await self.bus.unsubscribe()
         await self.bus.tasks.finish(5.0)
         await self.audit.close()
         await self.close()

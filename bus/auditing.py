@@ -5,7 +5,7 @@ under the same message id (the stream drops duplicates) as long as somebody wait
 """
 
 import asyncio
-import secrets
+import random
 import time
 
 import orjson
@@ -65,13 +65,13 @@ class AuditWriter:
         return done
 
     def append_later(self, event: dict[str, object]) -> None:
-        """Take an event that nobody waits for: it goes with the next that somebody does, or soon; a failure is logged."""
+        """Take an event that nobody waits for: it travels with the next, or soon; a failure is logged."""
         self._take(event).add_done_callback(_report)
         if self._lingering is None:
             self._lingering = asyncio.get_running_loop().call_later(LINGER, self._flush)
 
     def _take(self, event: dict[str, object]) -> "asyncio.Future[None]":
-        event.setdefault("id", secrets.token_hex(12))
+        event.setdefault("id", f"{random.getrandbits(96):024x}")
         event.setdefault("at", time.time_ns() // 1_000_000)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((orjson.dumps(event), done))
@@ -103,7 +103,7 @@ class AuditWriter:
         task.add_done_callback(self._sends.discard)
 
     async def _send(self, batch: bytes, waiters: "list[asyncio.Future[None]]") -> None:
-        headers = {"Nats-Msg-Id": secrets.token_hex(12)}
+        headers = {"Nats-Msg-Id": f"{random.getrandbits(96):024x}"}
         started = time.monotonic()
         if self._unacknowledged_since is None:
             self._unacknowledged_since = started

@@ -18,7 +18,9 @@ def configure_logging() -> None:
     level = logging.getLevelNamesMapping().get(os.environ.get("MCPCTL_LOG_LEVEL", "info").upper(), logging.INFO)
     tty = sys.stderr.isatty()
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
+        [
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        ]  # no locals: a bearer may be one
         if tty
         else [
             structlog.processors.format_exc_info,

@@ -31,6 +31,9 @@ BUFFER = 64 * 1024 * 1024
 """Bytes of frames that one call may hold back for a slow client; past that the call ends with an error."""
 
 SWEEP = 0.25
+SIGN_OF_LIFE = 15.0
+"""Seconds without a frame after which the reader is woken all the same."""
+
 OVERTIME = 5.0
 """Seconds past a call's budget after which the gateway itself gives it up."""
 
@@ -45,7 +48,7 @@ class Frame:
 
 
 class LiveCall:
-    """One call on its way. Iterate with `next()` until the frame `end`; `cancel()` when nobody reads on."""
+    """One call on its way. Ask `next()` until the frame `end`; `cancel()` when nobody reads on."""
 
     __slots__ = (
         "_buffered",
@@ -64,6 +67,7 @@ class LiveCall:
         "principal",
         "router",
         "started",
+        "waiting_since",
     )
 
     def __init__(self, plane: "DataPlane", key: str, head: Request, principal: Principal) -> None:
@@ -78,15 +82,21 @@ class LiveCall:
         self._parts: list[bytes] = []
         self._buffered = self._number = 0
         self._failure: BusError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
+        self.waiting_since = self.started
 
-    async def next(self) -> Frame:
-        """Return the next frame. Raises the `BusError` that ended the call instead of a result."""
+    async def next(self) -> Frame | None:
+        """Return the next frame, or None every 15 seconds in which there is none.
+
+        Raises the `BusError` that ended the call instead of a result.
+        """
         while not self._frames:
             if self._failure is not None:
                 raise self._failure
+            self.waiting_since = time.monotonic()
             self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            if await self._waiter:
+                return None
         frame = self._frames.popleft()
         self._buffered -= len(frame.body)
         return frame
@@ -141,9 +151,13 @@ class LiveCall:
             self._failure = failure
             self._wake()
 
-    def _wake(self) -> None:
+    def poke(self) -> None:
+        """Let `next` return None: the reader may want to show a sign of life."""
+        self._wake(idle=True)
+
+    def _wake(self, *, idle: bool = False) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(idle)
 
 
 class DataPlane:
@@ -228,5 +242,7 @@ class DataPlane:
                 elif now > call.deadline:
                     call.fail(DeadlineExceeded("the request took too long"))
                 else:
+                    if now - call.waiting_since > SIGN_OF_LIFE:
+                        call.poke()
                     continue
                 self.forget(call)

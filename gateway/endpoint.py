@@ -1,7 +1,6 @@
 """The MCP endpoint: `/projects/<project>/mcp`, and `…/servers/<server>/mcp` for a single server of it."""
 
-import asyncio
-import secrets
+import random
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +34,7 @@ from mcpctl.gateway.admission import Hosts, Principals, Refused, bearer_of
 from mcpctl.gateway.dataplane import DataPlane, Frame, LiveCall
 from mcpctl.gateway.sessions import Sessions
 from mcpctl.gateway.settings import GatewaySettings
-from mcpctl.gateway.streaming import KEEP_ALIVE_SECONDS, EventStream
+from mcpctl.gateway.streaming import EventStream
 from mcpctl.gateway.wire import (
     EVENT_STREAM,
     JSON,
@@ -315,7 +314,7 @@ class McpEndpoint:
             project=exchange.project,
             method=method,
             budget=self._budget,
-            correlation=secrets.token_hex(12),
+            correlation=f"{random.getrandbits(96):024x}",
             server=exchange.server,
             era="legacy" if session is not None else "modern",
             session=session.key if session is not None else None,
@@ -333,18 +332,16 @@ class McpEndpoint:
             raise fault_of(error, exchange.request_id) from error
         stream: EventStream | None = None
         try:
-            try:
-                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
-                    frame: Frame | None = await call.next()
-            except TimeoutError:
-                frame = None  # proxies cut a silent connection: give them something to pass on
+            frame = await call.next()
             if frame is not None and frame.kind == "end":
-                return _json(exchange, frame)
+                return json_response(*_answer(exchange, frame))
             stream = await EventStream.open(exchange.http)
             while frame is None or frame.kind == "msg":
-                if frame is not None:
+                if frame is None:
+                    await stream.keep_alive()
+                else:
                     await stream.send(frame.body)
-                frame = await stream.keep_alive_until(call.next())
+                frame = await call.next()
             await stream.send(_answer(exchange, frame)[0])
         except Cancelled:
             stream = stream or await EventStream.open(exchange.http)
@@ -396,15 +393,11 @@ def _answer(exchange: Exchange, frame: Frame) -> tuple[bytes, int]:
     return response(exchange.request_id, result=legacy.legacy_result(frame.body)), 200
 
 
-def _json(exchange: Exchange, frame: Frame) -> web.Response:
-    return json_response(*_answer(exchange, frame))
-
-
 async def _only_result(call: LiveCall) -> bytes:
     """Return the result of a call whose notifications nobody waits for. Raises `BusError`."""
     try:
         frame = await call.next()
-        while frame.kind != "end":
+        while frame is None or frame.kind != "end":
             frame = await call.next()
     finally:
         await call.cancel()

@@ -1,21 +1,15 @@
 """Server-sent events: one JSON-RPC message an event, flushed at once, and comments while nothing happens."""
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any, Self, TypeVar
+from typing import Self
 
 import msgspec
 from aiohttp import web
-
-KEEP_ALIVE_SECONDS = 15.0
 
 HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",
 }
-
-T = TypeVar("T")
 
 
 class EventStream:
@@ -36,17 +30,9 @@ class EventStream:
             message = msgspec.json.format(message, indent=-1)
         await self.http.write(b"event: message\ndata: " + message + b"\n\n")
 
-    async def keep_alive_until(self, waiting: Coroutine[Any, Any, T]) -> T:
-        """Return what is waited for, writing a comment every 15 seconds until then."""
-        task = asyncio.ensure_future(waiting)
-        try:
-            while True:
-                done, _ = await asyncio.wait((task,), timeout=KEEP_ALIVE_SECONDS)
-                if done:
-                    return task.result()
-                await self.http.write(b": still working\n\n")
-        finally:
-            task.cancel()
+    async def keep_alive(self) -> None:
+        """Write a comment: proxies cut a connection on which nothing passes."""
+        await self.http.write(b": still working\n\n")
 
     async def close(self) -> None:
         await self.http.write_eof()

@@ -1,5 +1,7 @@
 """What both eras have in common at the edge: a message is read, an answer or an error is written."""
 
+from functools import lru_cache
+
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Raw
@@ -129,7 +131,10 @@ def params_of(message: Envelope) -> bytes:
 def accepts(request: web.BaseRequest, *types: str) -> bool:
     """Tell whether the `Accept` header admits each of the media types (no header admits all)."""
     given = request.headers.get("Accept")
-    if given is None:
-        return True
+    return given is None or _admits(given, types)
+
+
+@lru_cache(maxsize=256)
+def _admits(given: str, types: tuple[str, ...]) -> bool:
     ranges = {part.partition(";")[0].strip().lower() for part in given.split(",")}
     return all({kind, f"{kind.partition('/')[0]}/*", "*/*"} & ranges for kind in types)

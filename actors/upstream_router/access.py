@@ -91,7 +91,11 @@ class AccessCache:
         return Loaded(answer.epoch, answer.seq, answer.principal, ttl)
 
     async def _scope(self, key: tuple[str, str], bearer: str) -> Loaded[rbac.Scope]:
-        answer = await self._bus.call(rbac.scope, rbac.GetScope(bearer=bearer, project=key[1]))
+        for _ in range(3):
+            answer = await self._bus.call(rbac.scope, rbac.GetScope(bearer=bearer, project=key[1]))
+            # A scope rests on the owner's groups too: one from before a change that is known here is asked again.
+            if answer.token_epoch == self.tokens.epoch and answer.token_seq >= self.tokens.seq:
+                break
         return Loaded(answer.epoch, answer.seq, answer.scope, FOR_LONG)
 
     async def _view(self, project: str, bearer: str) -> Loaded[catalog.View]:
