@@ -6,7 +6,7 @@ knows of it; `drain()` does not wait for tasks; a protocol error closes the clie
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, TypeVar
 
@@ -34,6 +34,9 @@ Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 M = TypeVar("M", bound=Message)
 
+
+Delivery = Msg
+"""A message as it arrives: `subject`, `reply`, `data`, `headers`."""
 
 Handler = Callable[[Q, str], Awaitable[R]]
 """Answers one call; the text is the asking connection's name, pinned by its NATS permissions."""
@@ -160,6 +163,36 @@ class Bus:
             raise BusError.of(code, (reply.headers or {}).get(ERROR_TEXT, ""))
         return call.reply.model_validate_json(reply.data)
 
+    async def send(self, subject: str, payload: bytes, *, reply: str = "") -> None:
+        """Publish raw bytes. Raises `TooLarge`, and `Unavailable` where the bus is away."""
+        if not self.client.is_connected:
+            raise Unavailable("the bus is away")
+        try:
+            await self.client.publish(subject, payload, reply=reply)
+        except MaxPayloadError as error:
+            raise TooLarge("the message is larger than a bus message may be") from error
+        except Error as error:
+            raise Unavailable("the bus is away") from error
+
+    async def scatter(self, subject: str, *, patience: float) -> AsyncGenerator[bytes, None]:
+        """Ask everybody, and yield the answers that come within `patience` seconds, which may be none."""
+        answers: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def take(msg: Delivery) -> None:
+            if msg.data:
+                answers.put_nowait(msg.data)
+
+        inbox = self.client.new_inbox()
+        with suppress(Error, TimeoutError):
+            subscription = await self.client.subscribe(inbox, cb=take)
+            try:
+                await self.client.publish(subject, b"", reply=inbox)
+                async with asyncio.timeout(patience):
+                    while True:
+                        yield await answers.get()
+            finally:
+                await subscription.unsubscribe()
+
     async def serve(self, call: Call[Q, R], handler: Handler[Q, R]) -> None:
         """Answer a call from now on, as one of the actor's queue group."""
 
@@ -206,7 +239,7 @@ class Bus:
         return msg.reply.startswith(inbox_of(msg.subject.rpartition(".")[2]) + ".")
 
     async def subscribe(
-        self, subject: str, handle: Callable[[Msg], Coroutine[Any, Any, None]], *, queue: str = ""
+        self, subject: str, handle: Callable[[Delivery], Coroutine[Any, Any, None]], *, queue: str = ""
     ) -> None:
         """Run `handle` in a task of its own for each message on a subject."""
 
@@ -218,12 +251,12 @@ class Bus:
 
         self._subscriptions.append(await self.client.subscribe(subject, queue=queue, cb=start))
 
-    async def receive(self, subject: str, handle: Callable[[Msg], Awaitable[None]], *, queue: str = "") -> None:
+    async def receive(self, subject: str, handle: Callable[[Delivery], Awaitable[None]], *, queue: str = "") -> None:
         """Run `handle` for one message of a subject after the other: for what must keep its order, or be quick."""
         self._subscriptions.append(await self.client.subscribe(subject, queue=queue, cb=handle))
 
     @asynccontextmanager
-    async def receiving(self, subject: str, handle: Callable[[Msg], Awaitable[None]]) -> AsyncIterator[None]:
+    async def receiving(self, subject: str, handle: Callable[[Delivery], Awaitable[None]]) -> AsyncIterator[None]:
         """Run `handle` for one message of a subject after the other, inside of this only."""
         subscription = await self.client.subscribe(subject, cb=handle)
         try:
@@ -294,4 +327,4 @@ def first_fault(error: ValidationError) -> str:
     return f"{where}: {text}" if where else text
 
 
-__all__ = ["INBOX", "Bus", "Publisher", "Tasks", "connect_nats", "first_fault"]
+__all__ = ["INBOX", "Bus", "Delivery", "Publisher", "Tasks", "connect_nats", "first_fault"]

@@ -5,13 +5,11 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from nats.aio.msg import Msg
-from nats.errors import Error, MaxPayloadError
-
-from mcpctl.bus.connection import Bus
+from mcpctl.bus.connection import Bus, Delivery
 from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import BusError, DeadlineExceeded, TooLarge, Unavailable
 from mcpctl.bus.frames import (
@@ -111,7 +109,7 @@ class LiveCall:
                 return  # the router is not known yet: `accepted` or `end` will tell, and is waited for
         self._plane.forget(self)
 
-    def take(self, msg: Msg) -> None:
+    def take(self, msg: Delivery) -> None:
         """Take a message from the bus."""
         if msg.headers is not None and msg.headers.get("Status") == "503":
             self.ended = True
@@ -182,20 +180,14 @@ class DataPlane:
         key = f"{self._inbox}.{self._count}"
         call = LiveCall(self, key, head, principal)
         self._calls[key] = call
-        client = self._bus.client
         try:
-            if not client.is_connected:
-                raise Unavailable("the bus is away")
-            await client.publish(mcp_subject(head.project, self._bus.caller), encode(head, params), reply=key)
-        except MaxPayloadError as error:
+            await self._bus.send(mcp_subject(head.project, self._bus.caller), encode(head, params), reply=key)
+        except BusError:
             self.forget(call)
-            raise TooLarge("the request is larger than a bus message may be") from error
-        except (Error, BusError) as error:
-            self.forget(call)
-            raise Unavailable("the bus is away") from error
+            raise
         return call
 
-    async def _receive(self, msg: Msg) -> None:
+    async def _receive(self, msg: Delivery) -> None:
         call = self._calls.get(msg.subject)
         if call is None:
             return
@@ -224,10 +216,8 @@ class DataPlane:
         await self._publish_cancel(EVERY_ROUTER, Cancel(session=session, request_id=request_id))
 
     async def _publish_cancel(self, router: str, cancel: Cancel) -> None:
-        try:
-            await self._bus.client.publish(router_subject(router, self._bus.caller), encode(cancel))
-        except Error:
-            return  # without the bus the router hears nothing, and its beats find nobody: that ends the call
+        with suppress(BusError):  # without the bus the router's beats find nobody, and that ends the call
+            await self._bus.send(router_subject(router, self._bus.caller), encode(cancel))
 
     async def sweep(self) -> None:
         """For ever: fail the calls whose router is silent."""

@@ -2,11 +2,10 @@
 
 import asyncio
 import time
+from contextlib import aclosing
 
 import orjson
 from aiohttp import web
-from nats.aio.msg import Msg
-from nats.errors import Error
 
 import mcpctl
 from mcpctl.bus.connection import Bus
@@ -53,26 +52,11 @@ class Health:
 
     async def _ask(self) -> frozenset[str]:
         names: set[str] = set()
-        all_here = asyncio.Event()
-
-        async def take(msg: Msg) -> None:
-            if msg.data:
-                names.add(str(orjson.loads(msg.data).get("name")))
-            if set(ACTORS) <= names:
-                all_here.set()
-
-        inbox = self._bus.client.new_inbox()
-        try:
-            subscription = await self._bus.client.subscribe(inbox, cb=take)
-            await self._bus.client.publish("$SRV.PING", b"", reply=inbox)
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    await all_here.wait()
-            except TimeoutError:
-                pass
-            await subscription.unsubscribe()
-        except Error:
-            return frozenset()
+        async with aclosing(self._bus.scatter("$SRV.PING", patience=PATIENCE)) as answers:
+            async for answer in answers:
+                names.add(str(orjson.loads(answer).get("name")))
+                if names.issuperset(ACTORS):
+                    break
         return frozenset(names)
 
 

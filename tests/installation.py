@@ -75,6 +75,11 @@ class Installation:
         self.process.stdout.close()
         return code
 
+    def close(self) -> None:
+        """Stop it if it runs, whatever state a test left it in."""
+        if self.process is not None and not self.process.stdout.closed:
+            self.stop()
+
     def children(self) -> dict[str, int]:
         """Return the process ids of its direct children by the name of their part."""
         found = {}
@@ -119,8 +124,7 @@ def running(installation: Installation):
         installation.start()
         yield installation
     finally:
-        if installation.process is not None and installation.process.poll() is None:
-            installation.stop()
+        installation.close()
 
 
 def holders_of(path: Path) -> list[int]:

@@ -16,10 +16,10 @@ class EntryRow(SQLModel, table=True):
     seq: int = Field(primary_key=True, sa_type=Number)
     event_id: str
     project: str = NO_PROJECT
-    number: int
+    number: int = Field(sa_type=BigInteger)
     prev: str
     hash: str
-    at: int
+    at: int = Field(sa_type=BigInteger)
     kind: str
     outcome: str
     principal: str | None
@@ -36,7 +36,7 @@ class ChainRow(SQLModel, table=True):
 
     __tablename__ = "ledger_chain"
     project: str = Field(primary_key=True)
-    number: int
+    number: int = Field(sa_type=BigInteger)
     hash: str
 
 

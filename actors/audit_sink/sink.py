@@ -42,6 +42,9 @@ PULL_SECONDS = 1.0
 COMMIT_BYTES = 2 * 1024 * 1024
 """Bytes of events in one transaction: large enough to share one disk sync among thousands."""
 
+STALL_SECONDS = 15.0
+"""After so long without the message whose turn it is, it is asked whether the stream has it still."""
+
 BREATH = 0.1
 """Seconds between two pulls of which the first was refused."""
 
@@ -55,8 +58,8 @@ MARGIN = 0.5
 """Seconds of a follower's time budget that are kept for the answer."""
 
 
-class StreamReplaced(Exception):
-    """The stream is another one than the ledger follows: it must be looked at anew."""
+class OutOfStep(Exception):
+    """The ledger cannot go on with what the stream delivers: both must be looked at anew."""
 
 
 class AuditSink(Actor):
@@ -131,7 +134,7 @@ class AuditSink(Actor):
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._fetch())
                     tasks.create_task(self._commit())
-            except* (BusError, StreamReplaced) as errors:
+            except* (BusError, OutOfStep) as errors:
                 log.warning("audit stream not drained, trying again", error=str(errors.exceptions[0]))
             await asyncio.sleep(0.2)
 
@@ -179,6 +182,7 @@ class AuditSink(Actor):
 
     async def _commit(self) -> None:
         pause = 0.1
+        went_on = time.monotonic()
         while True:
             self._held.arrived.clear()
             await self._let_go()
@@ -186,11 +190,15 @@ class AuditSink(Actor):
             try:
                 if messages:
                     await self._announce(await self._append(messages))
-                elif self._held:
+                    went_on = time.monotonic()
+                elif not self._held:
+                    await self._held.arrived.wait()
+                    went_on = time.monotonic()
+                elif time.monotonic() - went_on > STALL_SECONDS:
+                    raise OutOfStep(f"message {self._position.seq + 1} of the stream does not come")
+                else:
                     await _wait(self._held.arrived, OUT_OF_TURN)
                     await self._refresh()
-                else:
-                    await self._held.arrived.wait()
                 pause = 0.1
             except Unavailable as error:
                 log.warning("ledger not written, trying again", error=str(error))
@@ -212,7 +220,7 @@ class AuditSink(Actor):
     async def _announce(self, appended: Appended) -> None:
         """Go on from a new position, and broadcast what was added; only then its messages are let go."""
         if appended.position.stream != self._position.stream:
-            raise StreamReplaced("the ledger follows another stream now")
+            raise OutOfStep("the ledger follows another stream now")
         self._position = appended.position
         for subject, payload in appended.tail:
             await self._publisher.publish_raw(subject, payload)
@@ -223,7 +231,7 @@ class AuditSink(Actor):
         """Ack what is in the ledger."""
         for stored in self._held.take_until(self._position.seq):
             if stored.at > self._position.at + CLOCK_STEP_NS:
-                raise StreamReplaced("a message is newer than its place in the stream allows")
+                raise OutOfStep("a message is newer than its place in the stream allows")
             await self._consumer.ack(stored)
 
     async def _refresh(self) -> None:

@@ -1,5 +1,6 @@
 """The Catalog's handlers."""
 
+import asyncio
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
@@ -151,8 +152,7 @@ class Catalog(Actor):
 
         Otherwise whoever rules one project could take any server, with its credentials, into it.
         """
-        for name in names:
-            await self.authorize(bearer, SEE_SERVER, name, None)
+        await asyncio.gather(*(self.authorize(bearer, SEE_SERVER, name, None) for name in names))
 
     async def _demand_access(self, bearer: str, project: str) -> None:
         """Raise `Forbidden` where the bearer may not enter the project, `Unauthenticated` for a bad bearer."""

@@ -5,9 +5,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Literal
 
-from nats.aio.client import Client
-from nats.errors import Error
-
+from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import BusError
 from mcpctl.bus.frames import BEAT_EVERY, PIECE, Reply, Request, encode
@@ -19,13 +17,13 @@ BUFFER = 16 * 1024 * 1024
 class Call:
     """A request at hand. `ending` says why it is being ended, if it is not by its own answer."""
 
-    def __init__(self, client: Client, router: str, reply: str, head: Request, pulse: str) -> None:
+    def __init__(self, bus: Bus, router: str, reply: str, head: Request, pulse: str) -> None:
         self.head, self.reply = head, reply
         self.principal: Principal | None = None
         self.ending: Literal["cancelled", "revoked", "lapsed", "stuck"] | None = None
         self.task: asyncio.Task[None] | None = None
         self.pulse = pulse
-        self._client, self._router = client, router
+        self._bus, self._router = bus, router
         self._number = 0
         self._outbox: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -85,13 +83,13 @@ class Call:
         fault: tuple[str, str] | None = None,
         reply: str = "",
     ) -> None:
-        with suppress(Error):
+        with suppress(BusError):
             while len(body) > PIECE:
-                await self._client.publish(self.reply, encode(Reply("part", self._take_number()), body[:PIECE]))
+                await self._bus.send(self.reply, encode(Reply("part", self._take_number()), body[:PIECE]))
                 body = body[PIECE:]
             router = self._router if kind == "accepted" else None
             frame = encode(Reply(kind, self._take_number(), router=router, error=error, fault=fault), body)
-            await self._client.publish(self.reply, frame, reply=reply)
+            await self._bus.send(self.reply, frame, reply=reply)
 
     def _take_number(self) -> int:
         self._number += 1

@@ -4,10 +4,10 @@ import asyncio
 import hashlib
 import secrets
 import time
+from contextlib import suppress
 
 import msgspec
 import structlog
-from nats.aio.msg import Msg
 
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.upstream_router import project as projects
@@ -17,7 +17,7 @@ from mcpctl.actors.upstream_router.naming import Naming
 from mcpctl.actors.upstream_router.project import LISTS, Member, Project, Route
 from mcpctl.actors.upstream_router.upstreams import Authority, Upstreams
 from mcpctl.bus.actor import Actor
-from mcpctl.bus.connection import Bus, Tasks
+from mcpctl.bus.connection import Bus, Delivery, Tasks
 from mcpctl.bus.contract import PREFIX, Change
 from mcpctl.bus.contracts import catalog
 from mcpctl.bus.contracts.token import Principal
@@ -94,7 +94,7 @@ class UpstreamRouter(Actor):
 
     # --- what comes from the bus ---
 
-    async def _take(self, msg: Msg) -> None:
+    async def _take(self, msg: Delivery) -> None:
         caller = msg.subject.rpartition(".")[2]
         if not msg.reply.startswith(inbox_of(caller) + "."):
             log.warning("request dropped: its reply subject is not its caller's", subject=msg.subject)
@@ -104,14 +104,15 @@ class UpstreamRouter(Actor):
             if self._work.full:
                 raise Unavailable("the router is at its limit of running calls")
         except BusError as error:
-            await self.bus.client.publish(msg.reply, encode(Reply("end", 1, fault=(error.code, str(error)))))
+            with suppress(BusError):
+                await self.bus.send(msg.reply, encode(Reply("end", 1, fault=(error.code, str(error)))))
             return
         self._count += 1
-        call = Call(self.bus.client, self.id, msg.reply, head, f"{self._pulse}.{self._count}")
+        call = Call(self.bus, self.id, msg.reply, head, f"{self._pulse}.{self._count}")
         self._calls[msg.reply] = call
         call.task = self._work.start(self._run(call, body))
 
-    async def _control(self, msg: Msg) -> None:
+    async def _control(self, msg: Delivery) -> None:
         _, _, _, router, caller = msg.subject.split(".")
         try:
             cancel = decode_cancel(msg.data)
@@ -126,7 +127,7 @@ class UpstreamRouter(Actor):
                 if (call.head.session, call.head.request_id) == (cancel.session, cancel.request_id):
                     call.end("cancelled")
 
-    async def _gateway_gone(self, msg: Msg) -> None:
+    async def _gateway_gone(self, msg: Delivery) -> None:
         if (msg.headers or {}).get("Status") == "503":
             for call in self._calls.values():
                 if call.pulse == msg.subject:

@@ -649,6 +649,21 @@ async def test_messages_that_vanished_from_the_stream_are_noted(writer, sinks, b
     book.verify()
 
 
+async def test_messages_that_vanish_while_it_waits_for_them_are_noted(writer, sinks, book, monkeypatch):
+    monkeypatch.setattr("mcpctl.actors.audit_sink.sink.STALL_SECONDS", 0.3)
+    sink = await sinks()
+    await writer.append(call("0"))
+    await until_written(sink, 1)
+    with contextlib.closing(sqlite3.connect(book.path, isolation_level=None)) as other:
+        other.execute("UPDATE ledger_position SET seq = seq - 1")
+    await sink._refresh()
+
+    await writer.append(call("after"))
+
+    await until_written(sink, 3)
+    assert [event["kind"] for event in book.events()] == ["call", "audit.gap", "call"]
+
+
 async def test_a_stream_that_was_made_anew_is_followed_from_its_start(nats, writer, sinks, book, provisioner):
     sink = await sinks()
     for n in range(3):

@@ -296,7 +296,7 @@ async def test_a_pull_is_not_answered_before_the_replica_has_seen_it_all(gate, r
 
 async def test_a_replica_that_does_not_catch_up_vouches_for_nothing(gate, registry, monkeypatch):
     monkeypatch.setattr(session_gate, "CATCH_UP", 0.1)
-    monkeypatch.setattr(gate.gate._recent, "take", lambda change: None)
+    monkeypatch.setattr(gate.gate._recent, "take", lambda _: None)
     await gate.open(registry.add("web"))
 
     with pytest.raises(Unavailable, match="not seen all"):

@@ -18,5 +18,4 @@ def own_demo(tmp_path):
     """A `mcpctl up --demo` that a test may break, not started yet."""
     installation = Installation(tmp_path, free_port(), "--demo")
     yield installation
-    if installation.process is not None and installation.process.poll() is None:
-        installation.stop()
+    installation.close()

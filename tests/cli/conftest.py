@@ -1,0 +1,13 @@
+"""A running installation for the CLI's own tests."""
+
+import pytest
+
+from mcpctl.cli.nats_server import free_port
+from tests.installation import Installation, running
+
+
+@pytest.fixture(scope="session")
+def cli(tmp_path_factory):
+    """`mcpctl up --demo`, and `.ok(...)`, `.refused(...)` and `.run(...)` to run the CLI against it."""
+    with running(Installation(tmp_path_factory.mktemp("cli"), free_port(), "--demo")) as installation:
+        yield installation
