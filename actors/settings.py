@@ -20,8 +20,8 @@ class ActorSettings(BaseSettings):
     bus_anonymous_edge: bool = Field(False, description="Admit gateways that present no credential.")
     token_positive_ttl_ms: int = Field(30_000, ge=0, description="How long the router keeps a resolved bearer.")
     token_negative_ttl_ms: int = Field(5_000, ge=0, description="How long the router keeps a refused bearer.")
-    upstream_timeout_ms: int = Field(30_000, ge=100, description="Longest wait for an upstream's answer to a call.")
-    list_timeout_ms: int = Field(2_000, ge=100, description="Longest wait for one upstream's part of a merged list.")
+    upstream_timeout_ms: int = Field(120_000, ge=100, description="Longest wait for an upstream's answer to a call.")
+    list_timeout_ms: int = Field(5_000, ge=100, description="Longest wait for one upstream's part of a merged list.")
     stdio_idle_ms: int = Field(600_000, ge=1000, description="A stdio server without calls for so long is stopped.")
     ready_fd: int | None = Field(None, description="Descriptor to which `ready` is written once all actors answer.")
 

@@ -6,7 +6,7 @@ knows of it; `drain()` does not wait for tasks; a protocol error closes the clie
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Self, TypeVar
 

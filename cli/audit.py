@@ -13,7 +13,7 @@ from mcpctl.bus.contracts.audit import Entry, Event, Filter
 from mcpctl.bus.errors import BusError, DeadlineExceeded, Unavailable
 from mcpctl.cli.command_groups import Group
 from mcpctl.cli.context import Config
-from mcpctl.cli.errors import explain
+from mcpctl.cli.explain import explain
 from mcpctl.cli.options import ContextName, Project
 from mcpctl.cli.output import DataFormat, note, plain, print_data, print_table, say
 from mcpctl.cli.session import Session, checked, connected

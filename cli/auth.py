@@ -10,7 +10,8 @@ from mcpctl.bus.contracts import rbac, token
 from mcpctl.bus.errors import BusError, Unauthenticated
 from mcpctl.cli.command_groups import Group
 from mcpctl.cli.context import Config, Context, with_environment
-from mcpctl.cli.errors import REFUSED, NotLoggedIn, explain
+from mcpctl.cli.errors import REFUSED, NotLoggedIn
+from mcpctl.cli.explain import explain
 from mcpctl.cli.given import ask_password
 from mcpctl.cli.options import ContextName, Project
 from mcpctl.cli.output import DataFormat, plain, print_data, say

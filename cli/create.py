@@ -16,7 +16,8 @@ from mcpctl.bus.contracts.catalog import ProjectSpec, ServerSpec
 from mcpctl.bus.contracts.rbac import Binding, Definition
 from mcpctl.bus.errors import Forbidden, NotFound
 from mcpctl.cli.command_groups import NounGroup
-from mcpctl.cli.errors import USAGE, CliError, humane
+from mcpctl.cli.errors import USAGE, CliError
+from mcpctl.cli.explain import humane
 from mcpctl.cli.given import ask_password, assignments, given_secret
 from mcpctl.cli.options import ContextName, Output, Project
 from mcpctl.cli.output import Format, TokenFormat, note, print_data, say

@@ -19,7 +19,8 @@ from mcpctl.bus.contracts.rbac import Definition
 from mcpctl.bus.contracts.token import EditUser
 from mcpctl.bus.errors import BusError, Conflict
 from mcpctl.cli.create import parse_bindings
-from mcpctl.cli.errors import REFUSED, USAGE, CliError, explain
+from mcpctl.cli.errors import REFUSED, USAGE, CliError
+from mcpctl.cli.explain import explain
 from mcpctl.cli.given import ask_password
 from mcpctl.cli.options import ContextName, Noun, Project
 from mcpctl.cli.output import note, say

@@ -1,8 +1,6 @@
 """Trying an MCP endpoint, step by step: health, handshake, list of tools, one call."""
 
 import asyncio
-import os
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from mcpctl.bus.mcp_client import (
 )
 from mcpctl.bus.mcp_messages import CLIENT_CAPABILITIES, CLIENT_INFO, IMPLEMENTATION, MODERN, PROTOCOL_VERSION
 from mcpctl.cli.errors import DONE, REFUSED, USAGE, CliError
+from mcpctl.cli.explain import humane
 from mcpctl.cli.http_probe import fetch
 
 MOST_PAGES = 1000
@@ -119,7 +118,7 @@ class EndpointCheck:
         except McpAuthError as error:
             failure = StepFailed(f"{error}: {_advice(error.status, has_token=self._wanted.token is not None)}", REFUSED)
         except McpTransportError as error:
-            failure = StepFailed(_without_errno(str(error)), REFUSED)
+            failure = StepFailed(humane(str(error)), REFUSED)
         except McpSessionLost as error:
             failure = StepFailed(str(error), REFUSED)
         except McpWireError as error:
@@ -138,7 +137,7 @@ class EndpointCheck:
         try:
             status, _ = await fetch(self._wanted.url, "/healthz", self._left())
         except CliError as error:
-            raise StepFailed(_without_errno(str(error)), REFUSED) from error
+            raise StepFailed(humane(str(error)), REFUSED) from error
         if status == 404:
             return "the origin has no /healthz"
         if not 200 <= status < 300:
@@ -224,11 +223,6 @@ class EndpointCheck:
     @property
     def _capabilities(self) -> Any:
         return (self.report.server or {}).get("capabilities")
-
-
-def _without_errno(text: str) -> str:
-    """Say in words what the system says in numbers."""
-    return re.sub(r"\[Errno (\d+)\].*", lambda found: os.strerror(int(found[1])).lower(), text)
 
 
 def _advice(status: int, *, has_token: bool) -> str:

@@ -8,7 +8,7 @@ import typer
 
 import mcpctl
 from mcpctl.cli.command_groups import Command, LazyGroup
-from mcpctl.cli.errors import INTERRUPTED, REFUSED, CliError, humane
+from mcpctl.cli.errors import INTERRUPTED, REFUSED, CliError
 
 RESOURCES, TOKENS, AGENTS, PROCESSES = "Resources", "Who you are", "Agents and their calls", "Processes"
 
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
 
 def _usage(error: typer.TyperException) -> str:
     path = getattr(getattr(error, "ctx", None), "command_path", None)
-    text = humane(error.format_message().strip().rstrip("."))
+    text = error.format_message().replace("Value error, ", "").strip().rstrip(".")
     return f"{text[:1].lower()}{text[1:]} (see {path} --help)" if path else text
 
 

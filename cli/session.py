@@ -11,7 +11,8 @@ from mcpctl.bus.contract import Call, Message
 from mcpctl.bus.errors import BusError, Unavailable
 from mcpctl.bus.identity import AdmittedIdentity
 from mcpctl.cli.context import Config, Context
-from mcpctl.cli.errors import USAGE, CliError, NotLoggedIn, explain, humane
+from mcpctl.cli.errors import USAGE, CliError, NotLoggedIn
+from mcpctl.cli.explain import explain, humane
 
 sys.modules.setdefault("aiohttp", None)  # type: ignore[arg-type]  # nats-py loads it (0.1 s) for ws:// alone
 

@@ -58,7 +58,10 @@ class Part:
             try:
                 self.process = await asyncio.create_subprocess_exec(
                     *self.argv,
-                    env={**(os.environ if self.environment is None else self.environment), "MCPCTL_READY_FD": str(writing)},
+                    env={
+                        **(os.environ if self.environment is None else self.environment),
+                        "MCPCTL_READY_FD": str(writing),
+                    },
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE if self.echo else log,
                     stderr=asyncio.subprocess.STDOUT,

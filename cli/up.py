@@ -14,7 +14,8 @@ from mcpctl.cli import ports
 from mcpctl.cli.context import Config
 from mcpctl.cli.data_folder import DataFolder
 from mcpctl.cli.demo import Demo
-from mcpctl.cli.errors import CliError, explain
+from mcpctl.cli.errors import CliError
+from mcpctl.cli.explain import explain
 from mcpctl.cli.first_start import ADMIN, FirstUser, session_lives, store_context
 from mcpctl.cli.nats_server import NatsServer
 from mcpctl.cli.supervisor import Part, Supervisor

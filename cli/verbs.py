@@ -6,7 +6,8 @@ from typing import Any
 
 from mcpctl.bus.contracts import rbac
 from mcpctl.bus.errors import BusError, Conflict, Forbidden, NotFound
-from mcpctl.cli.errors import REFUSED, USAGE, CliError, explain
+from mcpctl.cli.errors import REFUSED, USAGE, CliError
+from mcpctl.cli.explain import explain
 from mcpctl.cli.options import ContextName, NameOption, Names, Noun, Output, Project
 from mcpctl.cli.output import Format, note, print_data, print_details, print_table, say
 from mcpctl.cli.resources import Resource, find
@@ -22,12 +23,15 @@ def get(
 ) -> None:
     """List resources, or show some of them: `get servers`, `get server time -o yaml`."""
     resource, wanted = targets(noun, names or [])
+    if wanted:
+        demand_project(resource, project)
     asyncio.run(_get(resource, wanted, project, output, context))
 
 
 def describe(noun: Noun, names: Names, project: Project = None, context: ContextName = None) -> None:
     """Show all there is to know about resources: `describe server time`."""
     resource, wanted = targets(noun, names)
+    demand_project(resource, project)
     asyncio.run(_describe(resource, wanted, project, context))
 
 

@@ -21,9 +21,9 @@ class Gateway:
 
     def __init__(self, bus: Bus, settings: GatewaySettings) -> None:
         self._bus = bus
-        self._endpoint = McpEndpoint(bus, settings)
         self._service = Service("gateway", "Speaks MCP over HTTP to agents")
-        self._service.endpoint("mcp", f"{PREFIX}.mcp.*.{bus.caller}", "")
+        counts = self._service.endpoint("mcp", f"{PREFIX}.mcp.*.{bus.caller}", "")
+        self._endpoint = McpEndpoint(bus, settings, counts)
         self._background = Tasks()
         health = Health(bus, self._endpoint)
         self.app = web.Application(client_max_size=settings.body_limit)

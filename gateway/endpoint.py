@@ -1,6 +1,7 @@
 """The MCP endpoint: `/projects/<project>/mcp`, and `…/servers/<server>/mcp` for a single server of it."""
 
 import random
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from mcpctl.bus.mcp_messages import (
     response,
 )
 from mcpctl.bus.names import is_label
+from mcpctl.bus.service import Endpoint
 from mcpctl.gateway import legacy, modern
 from mcpctl.gateway.admission import Hosts, Principals, Refused, bearer_of
 from mcpctl.gateway.dataplane import DataPlane, Frame, LiveCall
@@ -75,7 +77,8 @@ class Exchange:
 class McpEndpoint:
     """Parses HTTP, asks the bus, renders the answer; what may be done is decided behind the bus."""
 
-    def __init__(self, bus: Bus, settings: GatewaySettings) -> None:
+    def __init__(self, bus: Bus, settings: GatewaySettings, counts: Endpoint) -> None:
+        self._counts = counts
         self.hosts = Hosts(settings)
         self.principals = Principals(bus, settings)
         self.sessions = Sessions(bus)
@@ -98,6 +101,13 @@ class McpEndpoint:
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Carry one JSON-RPC message to the bus, and its answer back."""
+        started = time.perf_counter()
+        answer = await self._post(request)
+        error = f"HTTP {answer.status}" if answer.status >= 500 else ""
+        self._counts.count(time.perf_counter() - started, error)
+        return answer
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
         try:
             exchange = await self._admit(request)
             message, request_id = await self._read(request)

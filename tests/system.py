@@ -72,6 +72,7 @@ class System:
             "MCPCTL_BUS_ANONYMOUS_EDGE": "true",
             "MCPCTL_READY_FD": str(write),
             "MCPCTL_LOG_LEVEL": "debug",
+            "MCPCTL_LIST_TIMEOUT_MS": "2000",
         }
         log = (self.folder / f"{name}.log").open("ab")
         process = await asyncio.create_subprocess_exec(

@@ -44,7 +44,9 @@ def test_a_file_that_others_can_read_is_refused(saved):
         Config.load()
 
 
-@pytest.mark.parametrize("text", ["- a\n", "contexts: [1]\n", "contexts: {a: 3}\n", "a: {", "contexts: {a: {user: 3}}\n"])
+@pytest.mark.parametrize(
+    "text", ["- a\n", "contexts: [1]\n", "contexts: {a: 3}\n", "a: {", "contexts: {a: {user: 3}}\n"]
+)
 def test_a_broken_file_is_one_clear_error(path, text):
     path.parent.mkdir()
     path.write_text(text)
