@@ -4,11 +4,11 @@ import asyncio
 
 import aiohttp
 import pytest
-from conftest import sdk_client
 from mcp.shared.exceptions import MCPError
-from test_edge import headers, modern
 
 from mcpctl.bus.contracts import audit, catalog, token
+from tests.gateway.peers import sdk_client
+from tests.gateway.test_edge import headers, modern
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -7,8 +7,9 @@ import signal
 
 import aiohttp
 import pytest
-from conftest import http_upstream, sdk_client
-from test_edge import BOTH, headers, modern
+
+from tests.gateway.peers import http_upstream, sdk_client
+from tests.gateway.test_edge import BOTH, headers, modern
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

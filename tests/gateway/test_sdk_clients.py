@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from conftest import sdk_client
+
+from tests.gateway.peers import sdk_client
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
