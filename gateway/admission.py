@@ -96,6 +96,7 @@ class Principals:
             self._load,
             refusals=(Unauthenticated,),
             refusal_ttl=settings.token_negative_ttl_ms / 1000,
+            concerns=lambda _, principal, change: principal.depends_on(change.kind, change.key),
         )
         self.follower.on_change.append(self._changed)
 

@@ -16,7 +16,9 @@ class Sessions:
     def __init__(self, bus: Bus) -> None:
         self.follower = Follower(bus, session.feed)
         self._bus = bus
-        self._cache: LeasedCache[str, session.Session] = LeasedCache(self.follower, self._find)
+        self._cache: LeasedCache[str, session.Session] = LeasedCache(
+            self.follower, self._find, concerns=lambda _, found, change: found.key == change.key
+        )
         self.follower.on_change.append(lambda change: None if change.action == "created" else self._drop(change.key))
 
     def _drop(self, key: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,11 @@ class Installation:
         self.environment["MCPCTL_CONFIG"] = str(folder / "config.yaml")
         self.lines: list[str] = []
         self.process: subprocess.Popen[str] | None = None
+
+    @property
+    def program(self) -> str:
+        """How a shell runs the CLI."""
+        return shlex.join(PROGRAM)
 
     @property
     def endpoint(self) -> str:
@@ -83,10 +89,9 @@ class Installation:
     def children(self) -> dict[str, int]:
         """Return the process ids of its direct children by the name of their part."""
         found = {}
-        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-            status, command = _stat(pid), _command(pid)
-            if status is not None and status[0] == self.process.pid:
-                found[_part(command)] = pid
+        for pid in processes():
+            if _parent(pid) == self.process.pid:
+                found[_part(_command(pid))] = pid
         return found
 
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -127,15 +132,19 @@ def running(installation: Installation):
         installation.close()
 
 
+def processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
 def holders_of(path: Path) -> list[int]:
     """Return the processes that have a file open: the lock of the data folder is open in every child."""
     found = []
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+    for pid in processes():
         try:
-            names = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            files = [descriptor.readlink() for descriptor in Path(f"/proc/{pid}/fd").iterdir()]
         except OSError:
             continue
-        if str(path) in names:
+        if path in files:
             found.append(pid)
     return found
 
@@ -143,7 +152,7 @@ def holders_of(path: Path) -> list[int]:
 def mentioning(path: Path) -> list[int]:
     """Return the processes on whose command line or in whose environment a folder occurs."""
     found = []
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+    for pid in processes():
         try:
             text = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
@@ -153,13 +162,13 @@ def mentioning(path: Path) -> list[int]:
     return found
 
 
-def _stat(pid: int) -> tuple[int, str] | None:
-    """Return the parent of a process and its state; None where it is gone or a zombie."""
+def _parent(pid: int) -> int | None:
+    """Return the parent of a process; None where it is gone or only waits to be reaped."""
     try:
-        rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if rest[0] == "Z" else (int(rest[1]), rest[0])
+    return None if state == "Z" else int(parent)
 
 
 def _command(pid: int) -> str:

@@ -57,6 +57,9 @@ CLOCK_STEP_NS = 60 * 1_000_000_000
 MARGIN = 0.5
 """Seconds of a follower's time budget that are kept for the answer."""
 
+COMPANY = 0.03
+"""Seconds that an event waits for others before it is committed: about what an auditor hears it later."""
+
 
 class OutOfStep(Exception):
     """The ledger cannot go on with what the stream delivers: both must be looked at anew."""
@@ -186,6 +189,8 @@ class AuditSink(Actor):
         while True:
             self._held.arrived.clear()
             await self._let_go()
+            if self._held:
+                await asyncio.sleep(COMPANY)  # a commit costs much more than an event: let others come along
             messages = self._held.run(self._position.seq, COMMIT_BYTES)
             try:
                 if messages:

@@ -103,6 +103,10 @@ class Catalog(Actor):
 
     @handles(catalog.delete_project)
     async def delete_project(self, request: catalog.DeleteProject, _caller: Caller) -> Done:
+        await self._store.read(lambda session: projects.find(session, request.name))
+        # Its tokens first: a project of the same name must not bring them back.
+        asked = token.RevokeProjectTokens(bearer=request.bearer, project=request.name)
+        await self.bus.call(token.revoke_project, asked)
         await self._feed.write(lambda changing: projects.remove(changing, request.name))
         return Done()
 

@@ -87,6 +87,20 @@ class McpTokens:
         await self._forget(await self._records.write(delete))
         return Done()
 
+    @handles(token.revoke_project)
+    async def revoke_project(self, request: token.RevokeProjectTokens, _caller: Caller) -> Done:
+        now = self._records.clock()
+
+        def revoke_all(changing: Changing) -> list[str]:
+            live = (col(BearerRow.project) == request.project, col(BearerRow.revoked_at).is_(None))
+            rows = changing.session.exec(select(BearerRow).where(col(BearerRow.kind) == "pat", *live)).all()
+            for row in rows:
+                revoke(changing, row, now)
+            return [row.sha for row in rows]
+
+        await self._forget(await self._records.write(revoke_all))
+        return Done()
+
     async def _forget(self, shas: list[str]) -> None:
         await self._ask.forget(*(f"McpToken:{sha}" for sha in shas))
 

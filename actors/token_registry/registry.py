@@ -44,6 +44,7 @@ class TokenRegistry(Actor):
             "issue_service_account_token",
             "issue",
             "revoke",
+            "revoke_project",
             "delete",
         }
     )

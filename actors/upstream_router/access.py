@@ -39,9 +39,12 @@ class AccessCache:
             self._resolve,
             refusals=(Unauthenticated,),
             refusal_ttl=settings.token_negative_ttl_ms / 1000,
+            concerns=lambda _, principal, change: principal.depends_on(change.kind, change.key),
         )
         self._scopes: LeasedCache[tuple[str, str], rbac.Scope] = LeasedCache(self.definitions, self._scope)
-        self._views: LeasedCache[str, catalog.View] = LeasedCache(self.catalog, self._view)
+        self._views: LeasedCache[str, catalog.View] = LeasedCache(
+            self.catalog, self._view, concerns=lambda project, _, change: _is_about(change, project)
+        )
         self.tokens.on_change.append(self._token_changed)
         self.tokens.on_reset.append(self._scopes.clear)
         self.definitions.on_change.append(lambda _: self._scopes.clear())
@@ -113,5 +116,8 @@ class AccessCache:
         self._scopes.drop(lambda key, _: key[0] in shas)
 
     def _catalog_changed(self, change: Change) -> None:
-        if change.kind == "project":
-            self._views.drop(lambda project, _: project == change.key)
+        self._views.drop(lambda project, _: _is_about(change, project))
+
+
+def _is_about(change: Change, project: str) -> bool:
+    return (change.kind, change.key) == ("project", project)

@@ -262,6 +262,16 @@ class DeleteToken(Authorized):
     name: Label
 
 
+class RevokeProjectTokens(Authorized):
+    """Revoke every mcptoken of a project that is being deleted."""
+
+    project: Label
+
+    @property
+    def name(self) -> str:
+        return self.project
+
+
 resolve = Call(
     "token.resolve",
     ResolveBearer,
@@ -323,5 +333,14 @@ describe = Call("token.describe", DescribeToken, Token, callers=("operator",), n
 introspect = Call("token.introspect", Introspect, Introspection, callers=("operator", "gateway"))
 revoke = Call("token.revoke", RevokeToken, Token, callers=("operator",), needs=Need("delete", "mcptokens"), timeout=5.0)
 delete = Call("token.delete", DeleteToken, Done, callers=("operator",), needs=Need("delete", "mcptokens"), timeout=5.0)
+
+revoke_project = Call(
+    "token.revoke_project",
+    RevokeProjectTokens,
+    Done,
+    callers=("catalog",),
+    needs=Need("delete", "projects"),
+    timeout=5.0,
+)
 
 feed = Feed("token", followers=("gateway", "router"))

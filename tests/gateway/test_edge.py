@@ -268,7 +268,7 @@ async def test_an_expired_token_is_told_so(http, system):
     assert 'error_description="the token is expired"' in answer.headers["WWW-Authenticate"]
 
 
-async def test_a_deleted_project_answers_like_one_that_never_was(http, system):
+async def test_a_deleted_project_takes_its_tokens_along(http, system):
     await system.project("brief")
     bearer = await system.token("brief", "agent")
     answer, _ = await post(http, modern(), headers(bearer), "/projects/brief/mcp")
@@ -277,5 +277,8 @@ async def test_a_deleted_project_answers_like_one_that_never_was(http, system):
     delete = catalog.DeleteProject(bearer=system.bearer, name="brief")
     await system.operator.call(catalog.delete_project, delete)
     async with asyncio.timeout(5):
-        while answer.status != 403:
+        while answer.status != 401:
             answer, _ = await post(http, modern(), headers(bearer), "/projects/brief/mcp")
+    await system.project("brief")
+    answer, _ = await post(http, modern(), headers(bearer), "/projects/brief/mcp")
+    assert 'error_description="the token is revoked"' in answer.headers["WWW-Authenticate"]

@@ -1,0 +1,101 @@
+"""`mcpctl edit` with an editor: a script that does to the file what a person would."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mcpctl.cli.edit import with_changes
+from mcpctl.cli.errors import CliError
+
+
+@pytest.fixture
+def project(cli):
+    cli.ok("create", "project", "edited", "--server", "time", "--description", "before")
+    yield "edited"
+    cli.run("delete", "project", "edited")
+
+
+@pytest.fixture
+def editor(tmp_path):
+    """Return a maker of editors: a shell command that gets the file as `$1`."""
+
+    def make(command: str) -> dict[str, str]:
+        script = tmp_path / "editor"
+        script.write_text(f"#!/bin/sh\n{command}\n")
+        script.chmod(0o755)
+        return {"EDITOR": str(script), "VISUAL": "", "TMPDIR": str(tmp_path)}
+
+    return make
+
+
+def test_what_the_editor_leaves_is_sent(cli, project, editor):
+    assert cli.ok("edit", "project", project, **editor('sed -i s/before/after/ "$1"')) == 'project "edited" edited\n'
+
+    assert "after" in cli.ok("get", "project", project)
+
+
+def test_an_edit_without_a_change_sends_nothing(cli, project, editor):
+    done = cli.run("edit", "project", project, **editor("true"))
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Nothing was changed.\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ('echo "servers: [" > "$1"', "the edit is no valid YAML (line 2)"),
+        ('echo "- a" > "$1"', "the edit is not a mapping"),
+        ('echo "servers: 3" >> "$1"; sed -i /^-/d "$1"', "servers: must be a valid"),
+        ('sed -i s/edited/renamed/ "$1"', "the name cannot be changed"),
+        ('echo "servers: [nowhere]" > "$1"; echo "name: edited" >> "$1"', "nowhere"),
+    ],
+)
+def test_an_edit_that_is_refused_is_kept(cli, project, editor, command, said):
+    done = cli.run("edit", "project", project, **editor(command))
+
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    kept = re.search(r"your edit is kept in (\S+\.yaml)", done.stderr)
+    assert Path(kept[1]).read_text() != ""
+    assert "before" in cli.ok("get", "project", project)
+
+
+def test_a_change_by_somebody_else_meanwhile_is_told(cli, project, editor):
+    program = f"{cli.program} edit project edited --set description=theirs"
+
+    refused = cli.run("edit", "project", project, **editor(f'{program} >&2; sed -i s/before/mine/ "$1"'))
+
+    assert refused.returncode == 1
+    assert 'Error: project "edited" was changed by somebody else meanwhile: edit it again' in refused.stderr
+    assert "theirs" in cli.ok("get", "project", project)
+
+
+def test_an_editor_that_fails_changes_nothing(cli, project, editor):
+    refused = cli.refused("edit", "project", project, **editor('sed -i s/before/after/ "$1"; exit 3'))
+
+    assert "the editor ended with code 3" in refused
+    assert "before" in cli.ok("get", "project", project)
+
+
+def test_an_editor_that_is_not_there_is_one_line(cli, project):
+    refused = cli.refused("edit", "project", project, code=2, EDITOR="/no/such/editor", VISUAL="")
+
+    assert "cannot start the editor '/no/such/editor'" in refused
+
+
+def test_paths_lead_into_mappings_and_null_removes():
+    document = {"name": "a", "headers": {"X-Old": "1"}}
+
+    changed = with_changes(document, ["headers.X-New=yes please", "headers.X-Old=null", "isolation=session"])
+
+    assert changed == {"name": "a", "headers": {"X-New": "yes please"}, "isolation": "session"}
+    assert document == {"name": "a", "headers": {"X-Old": "1"}}
+
+
+@pytest.mark.parametrize("change", ["description", "=x", "name.deeper=x", "servers=[", ".a=b", "a.=b"])
+def test_a_change_that_leads_nowhere_is_refused(change):
+    with pytest.raises(CliError) as refused:
+        with_changes({"name": "a"}, [change])
+
+    assert refused.value.code == 2
