@@ -62,6 +62,9 @@ def _read_user(document: Document, _item: Any) -> dict[str, Any]:
     return document
 
 
+YAML_BEGINS = ("[", "{", '"', "'")
+YAML_WORDS = ("true", "false", "null")
+
 EDITABLE = {
     "project": _of_spec(ProjectSpec),
     "server": _of_spec(ServerSpec),
@@ -78,7 +81,9 @@ def edit(
     *,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change one member, in YAML; repeatable. Opens no editor."),
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Change one member: text, a YAML list, true, null ...; repeatable."
+        ),
     ] = None,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Give a user a new password, read from stdin.")
@@ -145,8 +150,9 @@ async def _send(opened: Session, resource: Resource, name: str, members: dict[st
 
 
 def with_changes(document: Document, changes: list[str]) -> Document:
-    """Return the document with `path=value` applied: dots lead into mappings, values are YAML, null removes.
+    """Return the document with `path=value` applied: dots lead into mappings, null removes.
 
+    Lists, mappings, true, false, null and what is quoted are read as YAML; all else is text, numbers too.
     Raises `CliError` for a path that leads nowhere.
     """
     changed: Document = yaml.safe_load(yaml.safe_dump(document))
@@ -160,7 +166,7 @@ def with_changes(document: Document, changes: list[str]) -> Document:
             place = place.setdefault(step, {})
             if not isinstance(place, dict):
                 raise CliError(f"--set {path}: {step} holds no members", USAGE)
-        value = _yaml(text, f"--set {path}")
+        value = _yaml(text, f"--set {path}") if text[:1] in YAML_BEGINS or text in YAML_WORDS else text
         if value is None:
             place.pop(last, None)
         else:

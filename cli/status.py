@@ -1,7 +1,7 @@
 """`mcpctl status`: which replicas answer on the bus, and whether the gateway is well."""
 
 import asyncio
-import secrets
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -12,7 +12,6 @@ import typer
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contract import ACTORS
 from mcpctl.bus.errors import BusError
-from mcpctl.bus.identity import inbox_of
 from mcpctl.cli.context import Config, Context
 from mcpctl.cli.errors import UNAVAILABLE, CliError
 from mcpctl.cli.http_probe import fetch
@@ -96,7 +95,7 @@ async def _look(context: Context) -> Findings:
 async def _bus(context: Context) -> tuple[str, list[Replica]]:
     try:
         async with connected(context) as opened:
-            answers = await scatter(opened.bus, "$SRV.STATS")
+            answers = await _statistics(opened.bus)
     except (BusError, CliError) as error:
         return f"error: {error}", []
     replicas = [_replica(answer) for answer in answers]
@@ -107,30 +106,16 @@ def _rank(name: str) -> int:
     return EXPECTED.index(name) if name in EXPECTED else len(EXPECTED)
 
 
-async def scatter(bus: Bus, subject: str) -> list[dict[str, Any]]:
-    """Ask everybody at once, and return the answers that come before all is quiet."""
-    answers: list[dict[str, Any]] = []
-    arrived = asyncio.Event()
-
-    async def take(message: Any) -> None:
-        if message.data:  # an empty one says that nobody listens
-            answers.append(orjson.loads(message.data))
-        arrived.set()
-
-    inbox = f"{inbox_of(bus.caller)}.{secrets.token_hex(16)}"
-    await bus.receive(inbox, take)
-    await bus.ready()
-    await bus.client.publish(subject, b"", reply=inbox)
-    loop = asyncio.get_running_loop()
-    end = loop.time() + LONGEST
-    while loop.time() < end:
-        arrived.clear()
+async def _statistics(bus: Bus) -> list[dict[str, Any]]:
+    """Ask all replicas at once, and return the answers that come before all is quiet."""
+    found: list[dict[str, Any]] = []
+    async with aclosing(bus.scatter("$SRV.STATS", patience=LONGEST)) as answers:
         try:
-            async with asyncio.timeout(QUIET):
-                await arrived.wait()
-        except TimeoutError:
-            break
-    return answers
+            while True:
+                async with asyncio.timeout(QUIET):
+                    found.append(orjson.loads(await anext(answers)))
+        except (TimeoutError, StopAsyncIteration):
+            return found
 
 
 def _replica(answer: dict[str, Any]) -> Replica:

@@ -10,6 +10,8 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 START_SECONDS = 30
 READY = "Stop with Ctrl-C."
 PROGRAM = (sys.executable, "-m", "mcpctl.cli.main")
@@ -35,6 +37,10 @@ class Installation:
     @property
     def endpoint(self) -> str:
         return f"{self.url}/projects/demo/mcp"
+
+    @property
+    def nats_url(self) -> str:
+        return str(yaml.safe_load((self.folder / "config.yaml").read_text())["contexts"]["local"]["nats_url"])
 
     @property
     def token(self) -> str:

@@ -5,6 +5,9 @@ import pytest
 from mcpctl.cli.nats_server import free_port
 from tests.installation import Installation, running
 
+TIME_IN_UTC = ("--tool", "time__get_current_time", "--args", '{"timezone": "UTC"}')
+COUNT_TO_THREE = ("--tool", "notes__count", "--args", '{"to": 3}')
+
 
 @pytest.fixture(scope="session")
 def cli(tmp_path_factory):

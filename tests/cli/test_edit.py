@@ -87,9 +87,9 @@ def test_an_editor_that_is_not_there_is_one_line(cli, project):
 def test_paths_lead_into_mappings_and_null_removes():
     document = {"name": "a", "headers": {"X-Old": "1"}}
 
-    changed = with_changes(document, ["headers.X-New=yes please", "headers.X-Old=null", "isolation=session"])
+    changed = with_changes(document, ["headers.X-New=1.0", "headers.X-Old=null", "description=a: b", "servers=[a, b]"])
 
-    assert changed == {"name": "a", "headers": {"X-New": "yes please"}, "isolation": "session"}
+    assert changed == {"name": "a", "headers": {"X-New": "1.0"}, "description": "a: b", "servers": ["a", "b"]}
     assert document == {"name": "a", "headers": {"X-Old": "1"}}
 
 

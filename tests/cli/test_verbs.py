@@ -39,7 +39,7 @@ def test_a_server_is_created_listed_shown_edited_and_deleted(cli, project):
     assert (row["TRANSPORT"], row["PROJECTS"], row["TARGET"]) == ("http", "shop", url)
     assert cli.ok("get", "servers", "-p", project, "-o", "name").split() == ["server/away", "server/time"]
     cli.ok("edit", "server", "away", "--set", "headers.X-Team=shop", "--set", "headers.X-More=1.0")
-    assert "headers: must be" not in cli.run("edit", "server", "away", "--set", "headers.X-Team=null").stderr
+    cli.ok("edit", "server", "away", "--set", "headers.X-Team=null")
     described = cli.ok("describe", "server", "away")
     assert "X-Team" not in described
     assert "Url:" in described
@@ -77,9 +77,8 @@ def test_a_secret_without_a_value_is_refused(cli):
 
 
 def test_a_user_is_created_edited_and_deleted_and_can_log_in_meanwhile(cli, tmp_path):
-    nats_url = yaml.safe_load((cli.folder / "config.yaml").read_text())["contexts"]["local"]["nats_url"]
     own = {"MCPCTL_CONFIG": str(tmp_path / "config.yaml")}
-    login = ("login", "--user", "ann@example.org", "--nats-url", nats_url, "--password-stdin")
+    login = ("login", "--user", "ann@example.org", "--nats-url", cli.nats_url, "--password-stdin")
     cli.ok("create", "user", "ann@example.org", "--group", "devs", "--password-stdin", stdin="first-password\n")
 
     told = cli.ok(*login, stdin="first-password\n", **own)
@@ -96,10 +95,9 @@ def test_a_user_is_created_edited_and_deleted_and_can_log_in_meanwhile(cli, tmp_
 
 
 def test_a_logout_ends_the_session_and_forgets_it(cli, tmp_path):
-    nats_url = yaml.safe_load((cli.folder / "config.yaml").read_text())["contexts"]["local"]["nats_url"]
     own = {"MCPCTL_CONFIG": str(tmp_path / "config.yaml")}
     password = (cli.data / "admin-password").read_text()
-    cli.ok("login", "--user", "admin", "--nats-url", nats_url, "--password-stdin", stdin=password, **own)
+    cli.ok("login", "--user", "admin", "--nats-url", cli.nats_url, "--password-stdin", stdin=password, **own)
 
     assert cli.ok("logout", **own) == 'logged out of context "default"\n'
     assert "not logged in" in cli.refused("get", "projects", **own)
@@ -108,7 +106,17 @@ def test_a_logout_ends_the_session_and_forgets_it(cli, tmp_path):
 
 
 def test_a_definition_is_created_listed_edited_and_deleted(cli, project):
-    cli.ok("create", "rbac", "readers", "--subject", "Group:devs", "--roleBindings", "role:view,resource:servers", "-p", project)
+    cli.ok(
+        "create",
+        "rbac",
+        "readers",
+        "--subject",
+        "Group:devs",
+        "--roleBindings",
+        "role:view,resource:servers",
+        "-p",
+        project,
+    )
 
     row = next(row for row in rows_of(cli.ok("get", "rbac", "-p", project)) if row["NAME"] == "readers")
     assert (row["SUBJECTS"], row["BINDINGS"]) == ("Group:devs", "role:view,resource:servers")
@@ -208,10 +216,9 @@ def test_who_am_i_and_what_may_i_do(cli):
 
 
 def test_no_is_an_answer_with_exit_code_1(cli, tmp_path):
-    nats_url = yaml.safe_load((cli.folder / "config.yaml").read_text())["contexts"]["local"]["nats_url"]
     own = {"MCPCTL_CONFIG": str(tmp_path / "config.yaml")}
     cli.ok("create", "user", "bob", "--password-stdin", stdin="bobs-password\n")
-    cli.ok("login", "--user", "bob", "--nats-url", nats_url, "--password-stdin", stdin="bobs-password\n", **own)
+    cli.ok("login", "--user", "bob", "--nats-url", cli.nats_url, "--password-stdin", stdin="bobs-password\n", **own)
 
     done = cli.run("auth", "can-i", "edit", "servers", "-p", "demo", **own)
 

@@ -49,11 +49,10 @@ def test_the_password_of_the_first_user_is_not_printed_into_a_file(demo):
 
 
 def test_the_password_of_the_first_user_opens_a_session(demo, tmp_path):
-    nats_url = yaml.safe_load((demo.folder / "config.yaml").read_text())["contexts"]["local"]["nats_url"]
     own = {"MCPCTL_CONFIG": str(tmp_path / "config.yaml")}
     password = (demo.data / "admin-password").read_text()
 
-    demo.ok("login", "--user", "admin", "--nats-url", nats_url, "--password-stdin", stdin=password, **own)
+    demo.ok("login", "--user", "admin", "--nats-url", demo.nats_url, "--password-stdin", stdin=password, **own)
 
     assert "User admin" in demo.ok("auth", "whoami", **own)
 
