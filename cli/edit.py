@@ -81,9 +81,7 @@ def edit(
     *,
     changes: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="PATH=VALUE", help="Change one member: text, a YAML list, true, null ...; repeatable."
-        ),
+        typer.Option("--set", metavar="PATH=VALUE", help="Change one member; repeatable. No editor is opened."),
     ] = None,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Give a user a new password, read from stdin.")

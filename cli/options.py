@@ -15,5 +15,5 @@ Output = Annotated[Format, typer.Option("-o", "--output", help="How to print the
 Noun = Annotated[
     str, typer.Argument(metavar="RESOURCE", help="projects, servers, mcptokens, users, rbac, ... or RESOURCE/NAME")
 ]
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names, or RESOURCE/NAME.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Names, or RESOURCE/NAME.")]
 NameOption = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names; all where none is given.")]

@@ -28,23 +28,31 @@ def get(
     asyncio.run(_get(resource, wanted, project, output, context))
 
 
-def describe(noun: Noun, names: Names, project: Project = None, context: ContextName = None) -> None:
+def describe(noun: Noun, names: Names = None, project: Project = None, context: ContextName = None) -> None:
     """Show all there is to know about resources: `describe server time`."""
-    resource, wanted = targets(noun, names)
+    resource, wanted = named(noun, names)
     demand_project(resource, project)
     asyncio.run(_describe(resource, wanted, project, context))
 
 
-def delete(noun: Noun, names: Names, project: Project = None, context: ContextName = None) -> None:
+def delete(noun: Noun, names: Names = None, project: Project = None, context: ContextName = None) -> None:
     """Delete resources: `delete server time git`."""
-    resource, wanted = targets(noun, names)
+    resource, wanted = named(noun, names)
     asyncio.run(_change(resource, "delete", wanted, project, context))
 
 
-def revoke(noun: Noun, names: Names, project: Project = None, context: ContextName = None) -> None:
+def revoke(noun: Noun, names: Names = None, project: Project = None, context: ContextName = None) -> None:
     """Revoke mcptokens, which stay listed: `revoke mcptoken ci -p demo`."""
-    resource, wanted = targets(noun, names)
+    resource, wanted = named(noun, names)
     asyncio.run(_change(resource, "revoke", wanted, project, context))
+
+
+def named(noun: str, names: Sequence[str] | None) -> tuple[Resource, list[str]]:
+    """Read what must be named. Raises `CliError` where it is not."""
+    resource, wanted = targets(noun, names or ())
+    if not wanted:
+        raise CliError(f"name the {resource.plural} that you mean", USAGE)
+    return resource, wanted
 
 
 def targets(noun: str, names: Sequence[str]) -> tuple[Resource, list[str]]:

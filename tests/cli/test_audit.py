@@ -96,7 +96,7 @@ def test_a_tail_shows_a_call_as_it_is_made(cli):
         next_with("token-demo")  # the last one there was: from here on it follows
         call(cli)
 
-        assert "time/get_current_time" in next_with("allow      call")
+        assert "time/get_current_time" in next_with("(run on")
         assert " ms" in next_with("allow      result")
 
 

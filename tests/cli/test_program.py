@@ -68,6 +68,7 @@ def test_a_verb_loads_no_database_and_no_http_server():
         (["get", "servrs"], 'no resource "servrs": did you mean servers?'),
         (["get", "xyzzy"], "there are projects, servers, mcptokens"),
         (["get"], "missing argument"),
+        (["delete", "servers"], "name the servers that you mean"),
         (["get", "--what"], "no such option: --what (see mcpctl get --help)"),
         (["get", "servers", "-o", "xml"], "'xml' is not one of 'table', 'json', 'yaml', 'name'"),
         (["get", "server/a", "project/b"], "project/b is no server"),
