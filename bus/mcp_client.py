@@ -412,7 +412,8 @@ def answer_in(response: Response, call: PendingCall, *, session: bool) -> Answer
 def refused(response: Response, *, session: bool = False) -> McpTransportError | McpSessionLost:
     status = response.status
     if status in (401, 403):
-        return McpAuthError(f"HTTP {status}", sent=True, status=status)
+        challenge = response.header(b"www-authenticate").decode("latin-1")
+        return McpAuthError(f"HTTP {status}", sent=True, status=status, challenge=challenge)
     if status == 404 and session:
         return McpSessionLost("the server does not know the session any more")
     hint = " (redirects are not followed)" if 300 <= status < 400 else ""

@@ -29,7 +29,11 @@ class McpTransportError(Exception):
 
 
 class McpAuthError(McpTransportError):
-    """HTTP 401 or 403."""
+    """HTTP 401 or 403; `challenge` is what the server's `WWW-Authenticate` says."""
+
+    def __init__(self, text: str, *, sent: bool, status: int = 0, challenge: str = "") -> None:
+        super().__init__(text, sent=sent, status=status)
+        self.challenge = challenge
 
 
 class McpWireError(Exception):

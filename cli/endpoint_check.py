@@ -1,6 +1,7 @@
 """Trying an MCP endpoint, step by step: health, handshake, list of tools, one call."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -116,7 +117,7 @@ class EndpointCheck:
         except StepFailed as error:
             failure = error
         except McpAuthError as error:
-            failure = StepFailed(f"{error}: {_advice(error.status, has_token=self._wanted.token is not None)}", REFUSED)
+            failure = StepFailed(f"{error}: {_advice(error, has_token=self._wanted.token is not None)}", REFUSED)
         except McpTransportError as error:
             failure = StepFailed(humane(str(error)), REFUSED)
         except McpSessionLost as error:
@@ -225,12 +226,14 @@ class EndpointCheck:
         return (self.report.server or {}).get("capabilities")
 
 
-def _advice(status: int, *, has_token: bool) -> str:
-    if status == 403:
+def _advice(error: McpAuthError, *, has_token: bool) -> str:
+    """Say what to do about a refusal, with the reason that the server gives (RFC 6750, section 3)."""
+    if error.status == 403:
         return "this token may not use this endpoint"
-    return (
-        "the token is not accepted (expired or revoked?)" if has_token else "give a token with --token or $MCPCTL_TOKEN"
-    )
+    if not has_token:
+        return "give a token with --token or $MCPCTL_TOKEN"
+    described = re.search(r'error_description="([^"]*)"', error.challenge)
+    return described[1] if described is not None else "the token is not accepted"
 
 
 def _server_of(info: ServerInfo) -> dict[str, Any]:

@@ -73,6 +73,10 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush fails too
         return REFUSED
+    except Exception as error:
+        if os.environ.get("MCPCTL_DEBUG"):
+            raise
+        return _fail(f"unexpected {type(error).__name__}: {error} (MCPCTL_DEBUG=1 shows the traceback)", REFUSED)
     return done if isinstance(done, int) else 0
 
 

@@ -25,6 +25,9 @@ SETTLED = 30.0
 """Seconds of life after which an end counts as the first again."""
 
 START_PATIENCE = 30.0
+LAST_LINES = 1.0
+"""Seconds to copy what an ended part has written; a child of its own may hold the pipe open for longer."""
+
 LOG_LIMIT = 16 * 1024 * 1024
 """Bytes from which a log is put aside at the next start of its part."""
 
@@ -39,7 +42,7 @@ class Part:
     environment: Mapping[str, str] | None = None
     """None: that of this process"""
     probe: Callable[[], Awaitable[bool]] | None = None
-    grace: float = 10.0
+    grace: float = 15.0
     """seconds between SIGTERM and SIGKILL"""
     inherited: tuple[int, ...] = ()
     """descriptors that stay open in the child"""
@@ -52,36 +55,44 @@ class Part:
 
     async def start(self) -> None:
         """Start it, and return when it is ready. Raises `CliError` with its last words where it ends before."""
-        _put_aside(self.log)
-        reading, writing = os.pipe()
-        with self.log.open("ab") as log, os.fdopen(reading, "rb", 0) as pipe:
-            try:
-                self.process = await asyncio.create_subprocess_exec(
-                    *self.argv,
-                    env={
-                        **(os.environ if self.environment is None else self.environment),
-                        "MCPCTL_READY_FD": str(writing),
-                    },
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.PIPE if self.echo else log,
-                    stderr=asyncio.subprocess.STDOUT,
-                    start_new_session=True,
-                    preexec_fn=die_with_parent,
-                    pass_fds=(writing, *self.inherited),
-                )
-            finally:
-                os.close(writing)
-            self.started_at = time.monotonic()
-            if self.process.stdout is not None:
-                self._copying = asyncio.create_task(_copy(self.process.stdout, self.name, self.log))
-            try:
-                async with asyncio.timeout(START_PATIENCE):
-                    ready = await (self._probed(self.probe) if self.probe else _said(pipe))
-            except TimeoutError as error:
-                raise CliError(f"{self.name} is not ready after {START_PATIENCE:.0f} s: see {self.log}") from error
-        if not ready:
+        try:
+            async with asyncio.timeout(START_PATIENCE):
+                ready = await self._start()
+        except TimeoutError as error:
+            raise CliError(f"{self.name} is not ready after {START_PATIENCE:.0f} s: see {self.log}") from error
+        except OSError as error:
+            raise CliError(f"{self.name} cannot be started: {error.strerror} ({error.filename})") from error
+        if not ready and self.process is not None:
             await self.process.wait()
             raise CliError(f"{self.name} did not start: {_last_words(self.log)} (log: {self.log})")
+
+    async def _start(self) -> bool:
+        """Return true once it is ready, false where it never will be."""
+        _put_aside(self.log)
+        with self.log.open("ab") as log:
+            reading, writing = os.pipe()
+            with os.fdopen(reading, "rb", 0) as pipe:
+                try:
+                    self.process = await self._spawn(log, writing)
+                finally:
+                    os.close(writing)
+                self.started_at = time.monotonic()
+                if self.process.stdout is not None:
+                    self._copying = asyncio.create_task(_copy(self.process.stdout, self.name, self.log))
+                return await (self._probed(self.probe) if self.probe else _said(pipe))
+
+    async def _spawn(self, log: IO[bytes], writing: int) -> asyncio.subprocess.Process:
+        environment = os.environ if self.environment is None else self.environment
+        return await asyncio.create_subprocess_exec(
+            *self.argv,
+            env={**environment, "MCPCTL_READY_FD": str(writing)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE if self.echo else log,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+            pass_fds=(writing, *self.inherited),
+        )
 
     async def _probed(self, probe: Callable[[], Awaitable[bool]]) -> bool:
         while not await probe():
@@ -92,16 +103,20 @@ class Part:
 
     async def stop(self) -> None:
         """Ask it to end, and return when it has: killed, if it takes longer than its grace."""
-        if self.process is None or self.process.returncode is not None:
-            return
+        if self.process is not None and self.process.returncode is None:
+            await self._end(self.process)
+        if self._copying is not None:
+            await asyncio.wait({self._copying}, timeout=LAST_LINES)
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
         with suppress(ProcessLookupError):
-            self.process.terminate()
+            process.terminate()
         try:
             async with asyncio.timeout(self.grace):
-                await self.process.wait()
+                await process.wait()
         except TimeoutError:
             self.kill()
-            await self.process.wait()
+            await process.wait()
 
     def kill(self) -> None:
         """End it and the children in its process group at once."""
@@ -154,7 +169,7 @@ class Supervisor:
             try:
                 await part.start()
                 self._tell(f"{part.name} is back")
-            except (CliError, OSError) as error:
+            except CliError as error:
                 part.kill()
                 self._tell(str(error))
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from mcpctl.cli.context import Config
 from mcpctl.cli.data_folder import DataFolder
 from mcpctl.cli.demo import Demo
 from mcpctl.cli.errors import CliError
-from mcpctl.cli.explain import explain
 from mcpctl.cli.first_start import ADMIN, FirstUser, session_lives, store_context
 from mcpctl.cli.nats_server import NatsServer
 from mcpctl.cli.supervisor import Part, Supervisor
@@ -78,7 +78,7 @@ class Installation:
                 starting.cancel()
             elif starting.exception() is None:
                 await stopped
-                say("stopping")
+                say("stopping (a second Ctrl-C does it at once)")
             await asyncio.gather(starting, return_exceptions=True)
         finally:
             stopped.cancel()
@@ -94,7 +94,7 @@ class Installation:
             lives = logged_in is not None or await session_lives(context)
             demo = await self._demo.set_up(context if lives else None, self._gateway_url) if self._demo else []
         except BusError as error:
-            raise explain(error) from error
+            raise CliError(f"the start failed: {error} (logs: {self._folder.path / 'logs'})") from error
         say(f"mcpctl is ready ({time.monotonic() - self._began:.1f} s)")
         say(f"  gateway  {self._gateway_url}")
         say(f"  bus      {self._nats.url}")
@@ -156,9 +156,10 @@ class Installation:
 
 
 def say(line: str) -> None:
-    """Tell the one at the terminal."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    """Tell the one at the terminal; that nobody listens any more is no reason to stop."""
+    with suppress(OSError):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 def _http_port(options: Options) -> int:

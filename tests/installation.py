@@ -49,6 +49,11 @@ class Installation:
 
     def start(self) -> None:
         """Start, and return when it says that it is ready."""
+        self.launch()
+        self.wait_for(READY)
+
+    def launch(self) -> None:
+        """Start, and do not wait."""
         self._said: queue.Queue[str | None] = queue.Queue()
         self.process = subprocess.Popen(
             [*PROGRAM, "up", *self.options],
@@ -60,7 +65,6 @@ class Installation:
         )
         self._reader = threading.Thread(target=self._read, args=(self.process,))
         self._reader.start()
-        self.wait_for(READY)
 
     def _read(self, process):
         for line in process.stdout:
@@ -111,6 +115,11 @@ class Installation:
             timeout=60,
             check=False,
         )
+
+    def background(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command that does not end by itself."""
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen([*PROGRAM, *arguments], env=self.environment, text=True, **quiet)
 
     def ok(self, *arguments: str, stdin: str = "", **environment: str) -> str:
         """Run a CLI command that must succeed, and return what it prints."""

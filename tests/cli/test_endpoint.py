@@ -107,7 +107,7 @@ def test_a_program_gets_json(cli):
     assert (found["passed"], found["code"], found["era"]) == (True, 0, "modern")
     assert [step["name"] for step in found["steps"]] == ["health", "connect", "tools/list", "expect", TIME_IN_UTC[1]]
     assert "UTC" in found["result"]["content"][0]["text"]
-    assert cli.token not in told
+    assert cli.token not in json.dumps(found)
 
 
 @pytest.mark.parametrize(

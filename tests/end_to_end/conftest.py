@@ -13,6 +13,13 @@ def demo(tmp_path_factory):
         yield installation
 
 
+@pytest.fixture(scope="module")
+def robust_demo(tmp_path_factory):
+    """A running `mcpctl up --demo` whose parts may be killed, since it mends itself."""
+    with running(Installation(tmp_path_factory.mktemp("robust"), free_port(), "--demo")) as installation:
+        yield installation
+
+
 @pytest.fixture
 def own_demo(tmp_path):
     """A `mcpctl up --demo` that a test may break, not started yet."""

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -161,18 +162,17 @@ def test_a_kill_of_up_leaves_nothing_behind_and_the_next_start_works(own_demo):
 
 
 @pytest.mark.parametrize("part", ["router", "actors", "nats-server", "gateway", "demo-notes"])
-def test_a_killed_part_comes_back_by_itself(own_demo, part):
-    own_demo.start()
-    before = own_demo.children()
+def test_a_killed_part_comes_back_by_itself(robust_demo, part):
+    before = robust_demo.children()
 
     os.kill(before[part], signal.SIGKILL)
-    own_demo.wait_for(f"{part} ended (killed by SIGKILL)")
-    own_demo.wait_for(f"{part} is back")
+    robust_demo.wait_for(f"{part} ended (killed by SIGKILL): starting it again")
+    robust_demo.wait_for(f"{part} is back")
 
-    after = own_demo.children()
+    assert recovers(robust_demo)
+    after = robust_demo.children()
     assert after[part] != before[part]
     assert before.keys() == after.keys()
-    assert recovers(own_demo)
 
 
 def recovers(installation: Installation) -> bool:
@@ -206,3 +206,96 @@ def test_without_git_the_git_server_is_left_out_with_a_line(own_demo, tmp_path):
 
     assert any("without the git server" in line for line in own_demo.lines)
     assert own_demo.ok("get", "servers", "-o", "name").split() == ["server/notes", "server/time"]
+
+
+def test_a_restart_after_the_session_has_ended_says_how_to_log_in(own_demo):
+    own_demo.start()
+    own_demo.ok("logout")
+    own_demo.stop()
+
+    own_demo.lines.clear()
+    own_demo.start()
+
+    assert "  CLI      the login session has ended: run mcpctl login --context local --user admin" in own_demo.lines
+    assert any(line.startswith("READY") for line in own_demo.lines)
+    password = (own_demo.data / "admin-password").read_text()
+    own_demo.ok("login", "--user", "admin", "--password-stdin", stdin=password)
+    assert "User admin" in own_demo.ok("auth", "whoami")
+
+
+def test_a_first_start_that_was_cut_off_is_finished_by_the_next(tmp_path):
+    installation = Installation(tmp_path, free_port())
+    try:
+        installation.start()
+        installation.stop()
+        state = installation.data / "state.json"  # as it is when the user exists and nobody has written that down
+        state.write_text(json.dumps({k: v for k, v in json.loads(state.read_text()).items() if k != "admin"}))
+        (tmp_path / "config.yaml").unlink()
+
+        installation.start()
+
+        assert "User admin" in installation.ok("auth", "whoami")
+    finally:
+        installation.close()
+
+
+def test_a_part_that_cannot_start_is_one_line_and_stops_the_others(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "sql").write_text("in the way of the databases")
+
+    done = try_up(tmp_path, "--data", str(data), "--http-port", str(free_port()))
+
+    assert done.returncode == 1
+    assert only_line(done).startswith("Error: actors did not start: ")
+    assert mentioning(data) == []
+
+
+def test_a_signal_during_the_start_ends_it_with_nothing_left(tmp_path):
+    installation = Installation(tmp_path, free_port())
+    try:
+        installation.launch()
+        while not installation.children():
+            pass
+
+        assert installation.stop(signal.SIGINT) == 0
+        assert mentioning(installation.data) == []
+    finally:
+        installation.close()
+
+
+def test_more_gateways_and_routers_join_as_separate_processes(demo):
+    port = free_port()
+    keys = ("--nats-keys", str(demo.data / "nats" / "keys"))
+    gateway = demo.background("run", "gateway", "--nats-url", demo.nats_url, "--http-port", str(port))
+    router = demo.background("run", "actor", "router", "--nats-url", demo.nats_url, *keys, "--data", str(demo.data))
+    try:
+        wait_until_listening(port)
+        endpoint = demo.endpoint.replace(demo.url, f"http://127.0.0.1:{port}")
+        demo.ok("test", "mcp", endpoint, *CALL, MCPCTL_TOKEN=demo.token)
+        names = [replica["name"] for replica in json.loads(demo.ok("status", "-o", "json"))["replicas"]]
+        assert (names.count("gateway"), names.count("router")) == (2, 2)
+    finally:
+        for process in (gateway, router):
+            process.terminate()
+    assert [process.wait(timeout=20) for process in (gateway, router)] == [0, 0]
+
+
+def wait_until_listening(port):
+    give_up = time.monotonic() + 20
+    while time.monotonic() < give_up:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError(f"nobody listens on {port}")
+
+
+def test_a_gateway_whose_port_is_taken_ends_with_one_line(demo):
+    port = demo.url.rpartition(":")[2]
+
+    refused = demo.refused("run", "gateway", "--nats-url", demo.nats_url, "--http-port", port)
+
+    assert "cannot listen on 127.0.0.1" in refused
