@@ -1,10 +1,6 @@
 """The MCP endpoint: `/projects/<project>/mcp`, and `…/servers/<server>/mcp` for a single server of it."""
 
-import random
 import time
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 
 import orjson
 from aiohttp import web
@@ -12,14 +8,10 @@ from msgspec import UNSET
 
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.connection import Bus
-from mcpctl.bus.context import new_traceparent
 from mcpctl.bus.contract import Change
 from mcpctl.bus.contracts.session import OpenSession, Session
-from mcpctl.bus.contracts.token import Principal
-from mcpctl.bus.errors import BusError, Cancelled, Forbidden, NotFound, TooLarge, Unauthenticated, Unavailable
-from mcpctl.bus.frames import Request
+from mcpctl.bus.errors import BusError, NotFound, TooLarge, Unauthenticated, Unavailable
 from mcpctl.bus.mcp_messages import (
-    INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
     LEGACY,
@@ -29,19 +21,19 @@ from mcpctl.bus.mcp_messages import (
     error_body,
     response,
 )
-from mcpctl.bus.names import is_label
 from mcpctl.bus.service import Endpoint
 from mcpctl.gateway import legacy, modern
-from mcpctl.gateway.admission import Hosts, Principals, Refused, bearer_of
-from mcpctl.gateway.dataplane import DataPlane, Frame, LiveCall
+from mcpctl.gateway.admission import Admission, Exchange
+from mcpctl.gateway.dataplane import DataPlane
+from mcpctl.gateway.hosts import Hosts
+from mcpctl.gateway.principals import Principals
+from mcpctl.gateway.relay import Relay, result_of
 from mcpctl.gateway.sessions import Sessions
 from mcpctl.gateway.settings import GatewaySettings
-from mcpctl.gateway.streaming import EventStream
 from mcpctl.gateway.wire import (
     EVENT_STREAM,
     JSON,
     NO_ID,
-    STATUS_OF_CODE,
     Fault,
     accepted,
     accepts,
@@ -57,35 +49,17 @@ SESSION_ID = "Mcp-Session-Id"
 LEGACY_METHODS = modern.METHODS - {"server/discover"}
 
 
-@dataclass(slots=True)
-class Exchange:
-    """One POST: who asks, where, in which era."""
-
-    http: web.Request
-    bearer: str
-    principal: Principal
-    project: str
-    server: str | None
-    request_id: bytes = NO_ID
-    session: Session | None = None
-
-    @property
-    def is_legacy(self) -> bool:
-        return self.session is not None
-
-
 class McpEndpoint:
     """Parses HTTP, asks the bus, renders the answer; what may be done is decided behind the bus."""
 
     def __init__(self, bus: Bus, settings: GatewaySettings, counts: Endpoint) -> None:
         self._counts = counts
-        self.hosts = Hosts(settings)
         self.principals = Principals(bus, settings)
         self.sessions = Sessions(bus)
         self.plane = DataPlane(bus)
         self.audit = AuditWriter(bus.client, bus.caller)
-        self._gateway = bus.caller
-        self._budget = settings.call_timeout_ms
+        self._admission = Admission(Hosts(settings), self.principals, self.audit, bus.caller)
+        self._relay = Relay(self.plane, bus.caller, settings.call_timeout_ms)
         tokens = self.principals.follower
         tokens.on_change.append(self._end_revoked)
         tokens.on_lapse.append(self._end_all)
@@ -109,7 +83,7 @@ class McpEndpoint:
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         try:
-            exchange = await self._admit(request)
+            exchange = await self._admission.admit(request)
             message, request_id = await self._read(request)
             params = read_params(message, request_id)
             if _is_modern(request, params):
@@ -127,7 +101,7 @@ class McpEndpoint:
         if request.headers.get("MCP-Protocol-Version") not in (None, *LEGACY):
             return await self._refuse_method(request, "POST")
         try:
-            exchange = await self._admit(request)
+            exchange = await self._admission.admit(request)
             session_id = _session_id(request)
             await self._find_session(exchange, session_id)
             await self.sessions.close(session_id, exchange.bearer)
@@ -144,59 +118,11 @@ class McpEndpoint:
 
     async def _refuse_method(self, request: web.Request, allow: str) -> web.StreamResponse:
         try:
-            await self._admit(request)
+            await self._admission.admit(request)
         except Fault as fault:
             return render(fault)
         text = f"{request.method} is not served here"
         return render(Fault(405, INVALID_REQUEST, text, headers={"Allow": allow}))
-
-    # --- admission ---
-
-    async def _admit(self, request: web.Request) -> Exchange:
-        headers = request.headers
-        if not self.hosts.admits(headers.get("Host", "")):
-            raise Fault(421, INVALID_REQUEST, "the Host header names no host of this gateway (MCPCTL_ALLOWED_HOSTS)")
-        origin = headers.get("Origin")
-        if origin is not None and not self.hosts.admits_origin(origin):
-            raise Fault(403, INVALID_REQUEST, "the Origin header names no host of this gateway (MCPCTL_ALLOWED_HOSTS)")
-        project, server = request.match_info["project"], request.match_info.get("server")
-        try:
-            bearer = bearer_of(request)
-            principal = await self.principals.of(bearer)
-        except Refused as refused:
-            self._note_refusal(refused, project)
-            raise fault_of(refused) from refused
-        except BusError as error:
-            raise fault_of(error) from error
-        if not is_label(project) or principal.project not in (None, project):
-            self._note_denial(principal, project)
-            raise fault_of(Forbidden(f"no access to project {project}"))
-        if server is not None and not is_label(server):
-            raise fault_of(Forbidden(f"no access to server {server} of project {project}"))
-        return Exchange(request, bearer, principal, project, server)
-
-    def _note_refusal(self, refused: Refused, project: str) -> None:
-        cause = refused.__cause__
-        if isinstance(cause, Unauthenticated):  # what has not even the form of a bearer costs the bus nothing
-            event: dict[str, Any] = {
-                "project": project if is_label(project) else None,
-                "rule": f"bearer {cause}",
-            }
-            self._append(event)
-
-    def _note_denial(self, principal: Principal, project: str) -> None:
-        event: dict[str, Any] = {
-            "project": project if is_label(project) else None,
-            "rule": "the token belongs to another project",
-            "principal": principal.label,
-            "user": principal.owner.name,
-            "token_name": principal.name if principal.kind == "McpToken" else None,
-            "token_sha": principal.sha if principal.kind == "McpToken" else None,
-        }
-        self._append(event)
-
-    def _append(self, event: dict[str, Any]) -> None:
-        self.audit.append_later(event | {"kind": "edge", "outcome": "deny", "gateway": self._gateway})
 
     async def _read(self, request: web.Request) -> tuple[Envelope, bytes | None]:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -225,7 +151,7 @@ class McpEndpoint:
             return accepted()
         exchange.request_id = request_id
         modern.check(exchange.http, message.method, request_id, params)
-        return await self._relay(exchange, message.method, params_of(message))
+        return await self._relay.relay(exchange, message.method, params_of(message))
 
     # --- the legacy era ---
 
@@ -268,7 +194,7 @@ class McpEndpoint:
             return json_response(
                 response(exchange.request_id, error=error_body(METHOD_NOT_FOUND, f"Method not found: {method}"))
             )
-        return await self._relay(exchange, str(method), legacy.modern_params(params_of(message), params, session))
+        return await self._relay.relay(exchange, str(method), legacy.modern_params(params_of(message), params, session))
 
     async def _set_log_level(self, exchange: Exchange, session_id: str, message: Envelope) -> web.StreamResponse:
         level = orjson.loads(params_of(message)).get("level")
@@ -293,8 +219,8 @@ class McpEndpoint:
         version = legacy.negotiated(asked.get("protocolVersion"))
         params = b'{"_meta":{' + legacy.meta_members(None) + b"}}"
         try:
-            call = await self._call(exchange, "server/discover", params)
-            found = await _only_result(call)
+            call = await self._relay.ask(exchange, "server/discover", params)
+            found = await result_of(call)
             session_id = await self.sessions.open(
                 OpenSession(
                     bearer=exchange.bearer,
@@ -315,59 +241,6 @@ class McpEndpoint:
         answer.headers[SESSION_ID] = session_id
         return answer
 
-    # --- from the bus to HTTP ---
-
-    async def _call(self, exchange: Exchange, method: str, params: bytes) -> LiveCall:
-        session = exchange.session
-        head = Request(
-            bearer=exchange.bearer,
-            project=exchange.project,
-            method=method,
-            budget=self._budget,
-            correlation=f"{random.getrandbits(96):024x}",
-            server=exchange.server,
-            era="legacy" if session is not None else "modern",
-            session=session.key if session is not None else None,
-            request_id=exchange.request_id.decode() if session is not None else None,
-            trace=exchange.http.headers.get("traceparent") or new_traceparent(),
-            gateway=self._gateway,
-        )
-        return await self.plane.call(head, params, exchange.principal)
-
-    async def _relay(self, exchange: Exchange, method: str, params: bytes) -> web.StreamResponse:
-        """Send a request and render what comes back: JSON, or a stream once something comes before the result."""
-        try:
-            call = await self._call(exchange, method, params)
-        except BusError as error:
-            raise fault_of(error, exchange.request_id) from error
-        stream: EventStream | None = None
-        try:
-            frame = await call.next()
-            if frame is not None and frame.kind == "end":
-                return json_response(*_answer(exchange, frame))
-            stream = await EventStream.open(exchange.http)
-            while frame is None or frame.kind == "msg":
-                if frame is None:
-                    await stream.keep_alive()
-                else:
-                    await stream.send(frame.body)
-                frame = await call.next()
-            await stream.send(_answer(exchange, frame)[0])
-        except Cancelled:
-            stream = stream or await EventStream.open(exchange.http)
-        except BusError as error:
-            fault = fault_of(error, exchange.request_id)
-            if stream is None:
-                raise fault from error
-            await stream.send(response(exchange.request_id, error=fault.body))
-        except ConnectionError:
-            return stream.http if stream is not None else web.Response(status=499)
-        finally:
-            await call.cancel()
-        with suppress(ConnectionError):
-            await stream.close()
-        return stream.http
-
 
 def _is_modern(request: web.Request, params: Params) -> bool:
     if params.meta and params.meta.version is not UNSET:
@@ -385,32 +258,3 @@ def _session_id(request: web.Request, request_id: bytes = NO_ID) -> str:
 
 def _no_session(request_id: bytes) -> Fault:
     return Fault(404, INVALID_REQUEST, "no such session: initialize again", request_id=request_id)
-
-
-def _answer(exchange: Exchange, frame: Frame) -> tuple[bytes, int]:
-    """Return the JSON-RPC response of an `end` frame, and its HTTP status."""
-    if frame.error:
-        status = 200
-        if not exchange.is_legacy:
-            code = orjson.loads(frame.body).get("code")
-            status = STATUS_OF_CODE.get(code, 200)
-        return response(exchange.request_id, error=frame.body), status
-    if not exchange.is_legacy:
-        return response(exchange.request_id, result=frame.body), 200
-    if legacy.asks_for_input(frame.body):
-        text = "the server asks the client for input, which a session of this revision does not carry"
-        return response(exchange.request_id, error=error_body(INTERNAL_ERROR, text)), 200
-    return response(exchange.request_id, result=legacy.legacy_result(frame.body)), 200
-
-
-async def _only_result(call: LiveCall) -> bytes:
-    """Return the result of a call whose notifications nobody waits for. Raises `BusError`."""
-    try:
-        frame = await call.next()
-        while frame is None or frame.kind != "end":
-            frame = await call.next()
-    finally:
-        await call.cancel()
-    if frame.error:
-        raise Unavailable(str(orjson.loads(frame.body).get("message", "error")))
-    return frame.body

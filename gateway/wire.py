@@ -23,7 +23,7 @@ from mcpctl.bus.mcp_messages import (
     error_body,
     response,
 )
-from mcpctl.gateway.admission import Refused, refusal_of
+from mcpctl.gateway.authorization import Refused, refusal_of
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
