@@ -127,6 +127,13 @@ def response(request_id: bytes, *, result: bytes | None = None, error: bytes | N
     return b'{"jsonrpc":"2.0","id":' + request_id + b',"result":' + (result or b"{}") + b"}"
 
 
+def same_id(request_id: bytes) -> str:
+    """Return a JSON-RPC id in the one form in which two writings of it are equal."""
+    if request_id.startswith(b'"'):
+        return encode(decode_value(request_id)).decode()
+    return bytes(request_id).decode()
+
+
 def with_meta(params: bytes, members: bytes, *, has_meta: bool) -> bytes:
     """Return `params` with raw `members` added to its `_meta`; those win over what is there."""
     if not has_meta:

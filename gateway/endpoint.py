@@ -1,8 +1,10 @@
 """The MCP endpoint: `/projects/<project>/mcp`, and `…/servers/<server>/mcp` for a single server of it."""
 
+import re
 import time
 
 import orjson
+import structlog
 from aiohttp import web
 from msgspec import UNSET
 
@@ -12,14 +14,17 @@ from mcpctl.bus.contract import Change
 from mcpctl.bus.contracts.session import OpenSession, Session
 from mcpctl.bus.errors import BusError, NotFound, TooLarge, Unauthenticated, Unavailable
 from mcpctl.bus.mcp_messages import (
+    INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
     LEGACY,
     METHOD_NOT_FOUND,
     Envelope,
     Params,
+    decode_fields,
     error_body,
     response,
+    same_id,
 )
 from mcpctl.bus.service import Endpoint
 from mcpctl.gateway import legacy, modern
@@ -45,7 +50,10 @@ from mcpctl.gateway.wire import (
     render,
 )
 
+log = structlog.get_logger()
+
 SESSION_ID = "Mcp-Session-Id"
+_SESSION_ID = re.compile(r"[\x21-\x7e]{1,256}\Z")
 LEGACY_METHODS = modern.METHODS - {"server/discover"}
 
 
@@ -91,6 +99,9 @@ class McpEndpoint:
             return await self._post_legacy(exchange, message, request_id, params)
         except Fault as fault:
             return render(fault)
+        except Exception:
+            log.exception("request failed", path=request.path)
+            return render(Fault(500, INTERNAL_ERROR, "internal error; the gateway's log has the details"))
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Refuse: neither era is owed a stream here."""
@@ -201,7 +212,7 @@ class McpEndpoint:
         try:
             await self.sessions.set_log_level(session_id, exchange.bearer, level)
         except ValueError:
-            error = error_body(INVALID_PARAMS, f"level {level!r} is none of the eight levels of RFC 5424")
+            error = error_body(INVALID_PARAMS, "level is none of the eight levels of RFC 5424")
             return json_response(response(exchange.request_id, error=error))
         except BusError as error:
             raise fault_of(error, exchange.request_id) from error
@@ -210,9 +221,9 @@ class McpEndpoint:
     async def _take_notification(self, exchange: Exchange, message: Envelope) -> None:
         if message.method != "notifications/cancelled" or exchange.session is None:
             return
-        params = orjson.loads(params_of(message))
+        params = decode_fields(params_of(message))
         if "requestId" in params:
-            await self.plane.cancel_request(exchange.session.key, orjson.dumps(params["requestId"]).decode())
+            await self.plane.cancel_request(exchange.session.key, same_id(bytes(params["requestId"])))
 
     async def _initialize(self, exchange: Exchange, message: Envelope) -> web.StreamResponse:
         asked = orjson.loads(params_of(message))
@@ -250,6 +261,8 @@ def _is_modern(request: web.Request, params: Params) -> bool:
 
 def _session_id(request: web.Request, request_id: bytes = NO_ID) -> str:
     session_id = request.headers.get(SESSION_ID)
+    if session_id is not None and not _SESSION_ID.match(session_id):
+        raise _no_session(request_id)
     if session_id is None:
         text = "neither a session (initialize first) nor the _meta and headers of a stateless request"
         raise Fault(400, INVALID_REQUEST, text, request_id=request_id)

@@ -9,7 +9,7 @@ from aiohttp import web
 from mcpctl.bus.context import new_traceparent
 from mcpctl.bus.errors import BusError, Cancelled, Unavailable
 from mcpctl.bus.frames import Request
-from mcpctl.bus.mcp_messages import INTERNAL_ERROR, error_body, response
+from mcpctl.bus.mcp_messages import INTERNAL_ERROR, error_body, response, same_id
 from mcpctl.gateway import legacy
 from mcpctl.gateway.admission import Exchange
 from mcpctl.gateway.dataplane import DataPlane, Frame, LiveCall
@@ -35,7 +35,7 @@ class Relay:
             server=exchange.server,
             era="legacy" if session is not None else "modern",
             session=session.key if session is not None else None,
-            request_id=exchange.request_id.decode() if session is not None else None,
+            request_id=same_id(exchange.request_id) if session is not None else None,
             trace=exchange.http.headers.get("traceparent") or new_traceparent(),
             gateway=self._gateway,
         )

@@ -282,3 +282,11 @@ async def test_a_deleted_project_takes_its_tokens_along(http, system):
     await system.project("brief")
     answer, _ = await post(http, modern(), headers(bearer), "/projects/brief/mcp")
     assert 'error_description="the token is revoked"' in answer.headers["WWW-Authenticate"]
+
+
+@pytest.mark.parametrize("session_id", ["with space", "x" * 300, "é"])
+async def test_a_session_id_that_cannot_be_one_is_404(http, system, session_id):
+    sent = {"Authorization": f"Bearer {system.tokens['dual']}", "Accept": BOTH, "Mcp-Session-Id": session_id}
+    answer, _ = await post(http, {"jsonrpc": "2.0", "id": 1, "method": "ping"}, sent)
+
+    assert answer.status == 404
