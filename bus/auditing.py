@@ -32,6 +32,11 @@ LINGER = 0.02
 
 BATCH_BYTES = 512 * 1024
 
+FREE_TEXT = ("name", "rule", "detail", "method", "server")
+"""Fields that a client's words may get into, and characters of each that are kept."""
+
+LONGEST_TEXT = 400
+
 
 class AuditWriter:
     """One part's way into the audit stream."""
@@ -42,15 +47,15 @@ class AuditWriter:
         self._flushing = False
         self._lingering: asyncio.TimerHandle | None = None
         self._sends: set[asyncio.Task[None]] = set()
-        self._unacknowledged_since: float | None = None
+        self._in_flight: dict[str, float] = {}  # message id and time of sending, the oldest first
         self.retries = 0
         """Attempts to send a batch that were not acknowledged, since the start."""
 
     @property
     def healthy(self) -> bool:
         """False once no acknowledgement has come for a second: then new calls must not begin."""
-        since = self._unacknowledged_since
-        return since is None or time.monotonic() - since < ATTEMPT
+        oldest = next(iter(self._in_flight.values()), None)
+        return oldest is None or time.monotonic() - oldest < ATTEMPT
 
     def append(self, event: dict[str, object]) -> "asyncio.Future[None]":
         """Take an event; the future is done when JetStream has it, and fails with `Unavailable` when it never will.
@@ -73,6 +78,10 @@ class AuditWriter:
     def _take(self, event: dict[str, object]) -> "asyncio.Future[None]":
         event.setdefault("id", f"{random.getrandbits(96):024x}")
         event.setdefault("at", time.time_ns() // 1_000_000)
+        for field in FREE_TEXT:
+            text = event.get(field)
+            if isinstance(text, str) and len(text) > LONGEST_TEXT:
+                event[field] = f"{text[:LONGEST_TEXT]}…"
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((orjson.dumps(event), done))
         return done
@@ -103,26 +112,22 @@ class AuditWriter:
         task.add_done_callback(self._sends.discard)
 
     async def _send(self, batch: bytes, waiters: "list[asyncio.Future[None]]") -> None:
-        headers = {"Nats-Msg-Id": f"{random.getrandbits(96):024x}"}
-        started = time.monotonic()
-        if self._unacknowledged_since is None:
-            self._unacknowledged_since = started
-        while True:
-            failure = await self._attempt(batch, headers)
+        message_id = f"{random.getrandbits(96):024x}"
+        self._in_flight[message_id] = started = time.monotonic()
+        try:
+            while (failure := await self._attempt(batch, {"Nats-Msg-Id": message_id})) is not None:
+                if time.monotonic() - started > PATIENCE or self._client.is_closed:
+                    log.error("audit events not acknowledged", events=len(waiters), error=failure)
+                    break
+        finally:
+            del self._in_flight[message_id]
+        for done in waiters:
+            if done.done():
+                continue
             if failure is None:
-                self._unacknowledged_since = time.monotonic() if len(self._sends) > 1 else None
-                for done in waiters:
-                    if not done.done():
-                        done.set_result(None)
-                return
-            if time.monotonic() - started > PATIENCE or self._client.is_closed:
-                log.error("audit events not acknowledged", events=len(waiters), error=failure)
-                if len(self._sends) == 1:
-                    self._unacknowledged_since = None  # or nothing would ever be tried again
-                for done in waiters:
-                    if not done.done():
-                        done.set_exception(Unavailable("the audit stream does not acknowledge events"))
-                return
+                done.set_result(None)
+            else:
+                done.set_exception(Unavailable("the audit stream does not acknowledge events"))
 
     async def _attempt(self, batch: bytes, headers: dict[str, str]) -> str | None:
         try:

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mcpctl.bus.contract import Change
 from mcpctl.bus.errors import BusError, DeadlineExceeded, Unavailable
@@ -15,6 +15,9 @@ V = TypeVar("V")
 
 LIMIT = 50_000
 """Entries at the most; the oldest goes first."""
+
+REFUSALS = 5_000
+"""Refusals at the most: anybody can cause one."""
 
 ATTEMPTS = 5
 """Times the owner is asked for an answer that no change overtakes."""
@@ -52,12 +55,12 @@ class LeasedCache(Generic[K, V]):
         self._load = load
         self._refusals, self._refusal_ttl = refusals, refusal_ttl
         self._kept: dict[K, tuple[float, V]] = {}
-        self._refused: dict[K, tuple[float, BusError]] = {}
+        self._refused: dict[K, tuple[float, type[BusError], str]] = {}
         self._forgiven = 0
         self._concerns = concerns
         self._heard: deque[Change] = deque()
         self._heard_after = follower.seq
-        self._loading: dict[K, asyncio.Task[V]] = {}
+        self._loading: dict[tuple[K, str], asyncio.Task[V]] = {}
         follower.on_change.append(self._note)
         follower.on_reset.append(self._start_anew)
 
@@ -77,14 +80,22 @@ class LeasedCache(Generic[K, V]):
         if kept is not None:
             return kept
         self.follower.demand_lease()
-        refused = self._refused.get(key)
-        if refused is not None and refused[0] > now():
-            raise refused[1].with_traceback(None)
-        task = self._loading.get(key)
+        self._raise_refusal(key)
+        asked = (key, bearer)  # what one bearer is refused says nothing about another
+        task = self._loading.get(asked)
         if task is None:
-            task = self._loading[key] = asyncio.create_task(self._ask(key, bearer))
-            task.add_done_callback(lambda done: self._loaded(key, done))
+            task = self._loading[asked] = asyncio.create_task(self._ask(key, bearer))
+            task.add_done_callback(lambda done: self._loaded(asked, done))
         return await asyncio.shield(task)
+
+    def _raise_refusal(self, key: K) -> None:
+        refused = self._refused.get(key)
+        if refused is None:
+            return
+        until, kind, text = refused
+        if until > now():
+            raise kind(text)
+        del self._refused[key]
 
     async def _ask(self, key: K, bearer: str) -> V:
         for _ in range(ATTEMPTS):
@@ -93,7 +104,8 @@ class LeasedCache(Generic[K, V]):
                 loaded = await self._load(key, bearer)
             except self._refusals as refusal:
                 if forgiven == self._forgiven:
-                    self._keep(self._refused, key, (now() + self._refusal_ttl, refusal))
+                    _make_room(self._refused, key, REFUSALS)
+                    self._refused[key] = now() + self._refusal_ttl, type(refusal), str(refusal)
                 raise
             except DeadlineExceeded as silence:
                 raise Unavailable(f"the {self.follower.feed.actor} actor does not answer") from silence
@@ -102,7 +114,8 @@ class LeasedCache(Generic[K, V]):
             if loaded.epoch != self.follower.epoch:
                 await self.follower.catch_up()
             elif not self._overtaken(key, loaded):
-                self._keep(self._kept, key, (now() + loaded.ttl, loaded.value))
+                _make_room(self._kept, key, LIMIT)
+                self._kept[key] = now() + loaded.ttl, loaded.value
                 return loaded.value
         raise Unavailable(f"the {self.follower.feed.actor} actor's answers are overtaken by changes: ask again")
 
@@ -123,20 +136,10 @@ class LeasedCache(Generic[K, V]):
         self._heard_after = self.follower.seq
         self.clear()
 
-    def _loaded(self, key: K, done: "asyncio.Task[V]") -> None:
-        self._loading.pop(key, None)
+    def _loaded(self, asked: tuple[K, str], done: "asyncio.Task[V]") -> None:
+        self._loading.pop(asked, None)
         if not done.cancelled():
             done.exception()  # whoever asked may have gone: nobody is left to take it
-
-    @staticmethod
-    def _keep(
-        entries: dict[K, tuple[float, V]] | dict[K, tuple[float, BusError]],
-        key: K,
-        entry: tuple[float, object],
-    ) -> None:
-        if len(entries) >= LIMIT:
-            del entries[next(iter(entries))]
-        entries[key] = entry  # type: ignore[assignment]  # the two dictionaries differ in the second member only
 
     def drop(self, concerns: Callable[[K, V], bool]) -> list[V]:
         """Drop what a change concerns, and return it."""
@@ -151,3 +154,8 @@ class LeasedCache(Generic[K, V]):
     def clear(self) -> None:
         self._kept.clear()
         self.drop_refusals()
+
+
+def _make_room(entries: dict[K, Any], key: K, limit: int) -> None:
+    if key not in entries and len(entries) >= limit:
+        del entries[next(iter(entries))]

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from mcpctl.bus.context import remaining, request_context, traceparent
 from mcpctl.bus.contract import Call, Event, Message
 from mcpctl.bus.errors import BadRequest, BusError, DeadlineExceeded, Internal, TooLarge, Unavailable
-from mcpctl.bus.identity import INBOX, ActorIdentity, Identity, inbox_of
+from mcpctl.bus.identity import INBOX, ActorIdentity, Identity, inbox_of, service_inbox
 
 log = structlog.get_logger()
 
@@ -56,8 +56,13 @@ class Tasks:
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("task failed", exc_info=task.exception())
 
     async def finish(self, grace: float) -> None:
         """Wait `grace` seconds for the running tasks, then cancel what is left."""
@@ -161,7 +166,10 @@ class Bus:
         code = (reply.headers or {}).get(ERROR_CODE)
         if code is not None:
             raise BusError.of(code, (reply.headers or {}).get(ERROR_TEXT, ""))
-        return call.reply.model_validate_json(reply.data)
+        try:
+            return call.reply.model_validate_json(reply.data)
+        except ValidationError as error:
+            raise Internal(f"the answer to {call.name} is not one") from error
 
     async def send(self, subject: str, payload: bytes, *, reply: str = "") -> None:
         """Publish raw bytes. Raises `TooLarge`, and `Unavailable` where the bus is away."""
@@ -182,7 +190,7 @@ class Bus:
             if msg.data:
                 answers.put_nowait(msg.data)
 
-        inbox = self.client.new_inbox()
+        inbox = service_inbox(self.caller)
         with suppress(Error, TimeoutError):
             subscription = await self.client.subscribe(inbox, cb=take)
             try:

@@ -1,10 +1,13 @@
 """What belongs to the request at hand and travels with it: its time budget and its trace."""
 
 import random
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
@@ -13,6 +16,11 @@ _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 def new_traceparent() -> str:
     """Return a fresh W3C traceparent (Trace Context, section 3.2)."""
     return f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-01"
+
+
+def trace_of(given: str | None) -> str:
+    """Return the caller's traceparent where it is one, else a fresh one."""
+    return given if given is not None and _TRACEPARENT.match(given) else new_traceparent()
 
 
 def traceparent() -> str:

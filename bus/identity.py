@@ -16,6 +16,7 @@ from mcpctl.bus.contract import Role
 
 AdmittedRole = Literal["gateway", "operator", "login"]
 INBOX = "_INBOX"
+SERVICE_INBOX = "srv"
 
 
 def caller_name(role: str, nonce: str) -> str:
@@ -27,6 +28,11 @@ def caller_name(role: str, nonce: str) -> str:
 def inbox_of(caller: str) -> str:
     """Return the prefix of all reply subjects of a caller: nobody else may listen there."""
     return f"{INBOX}.{caller}"
+
+
+def service_inbox(caller: str) -> str:
+    """Return a fresh reply subject for `$SRV` requests: the only inboxes that a gateway may answer to."""
+    return f"{inbox_of(caller)}.{SERVICE_INBOX}.{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from mcpctl.bus.contract import ACTORS, PREFIX, Call, Event, Role, declared
 from mcpctl.bus.contracts import CONTRACTS, audit
-from mcpctl.bus.identity import INBOX, inbox_of
+from mcpctl.bus.identity import INBOX, SERVICE_INBOX, inbox_of
 
 SESSIONS_BUCKET = "sessions"
 SINK_CONSUMER = "sink"
@@ -43,7 +43,7 @@ _ASK_SERVICES = ("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.S
 _PUBLISH: dict[Role, tuple[str, ...]] = {
     "gateway": (
         *_ASK_SERVICES,
-        f"{INBOX}.>",
+        f"{INBOX}.*.{SERVICE_INBOX}.>",
         f"{PREFIX}.mcp.*.{{caller}}",
         f"{PREFIX}.router.*.{{caller}}",
         f"{audit.APPEND}.{{caller}}",

@@ -57,6 +57,7 @@ class LiveCall:
         "_plane",
         "_waiter",
         "cancelled",
+        "cut_off",
         "deadline",
         "ended",
         "head",
@@ -82,6 +83,8 @@ class LiveCall:
         self._failure: BusError | None = None
         self._waiter: asyncio.Future[bool] | None = None
         self.waiting_since = self.started
+        self.cut_off: Callable[[], None] | None = None
+        """Closes the client's connection; set once something is being written to it."""
 
     async def next(self) -> Frame | None:
         """Return the next frame, or None every 15 seconds in which there is none.
@@ -149,6 +152,15 @@ class LiveCall:
             self._failure = failure
             self._wake()
 
+    def abort(self, failure: BusError) -> None:
+        """Fail the call at once: what is held for the client is dropped, and a client that does not read is cut off."""
+        self._frames.clear()
+        self._parts.clear()
+        reading = self._waiter is not None and not self._waiter.done()
+        self.fail(failure)
+        if not reading and self.cut_off is not None:
+            self.cut_off()
+
     def poke(self) -> None:
         """Let `next` return None: the reader may want to show a sign of life."""
         self._wake(idle=True)
@@ -182,7 +194,7 @@ class DataPlane:
         self._calls[key] = call
         try:
             await self._bus.send(mcp_subject(head.project, self._bus.caller), encode(head, params), reply=key)
-        except BusError:
+        except BaseException:
             self.forget(call)
             raise
         return call
@@ -205,7 +217,7 @@ class DataPlane:
         """Fail the running calls of certain principals, whatever their router does."""
         for call in list(self._calls.values()):
             if concerns(call.principal):
-                call.fail(failure)
+                call.abort(failure)
                 self.forget(call)
 
     async def send_cancel(self, router: str, key: str) -> None:

@@ -28,14 +28,17 @@ class Hosts:
         if host in self._known:
             return True
         name, port = _split(host)
-        good = (name, None) in self._allowed or (name, port) in self._allowed
+        good = name != "" and not self._allowed.isdisjoint({(name, None), (name, port)})
         if good and len(self._known) < 1000:
             self._known.add(host)
         return good
 
     def admits_origin(self, origin: str) -> bool:
         """Tell whether an `Origin` header's value is a page that this gateway's host served."""
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
         return parts.scheme in ("http", "https") and self.admits(parts.netloc)
 
 

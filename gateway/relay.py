@@ -3,18 +3,17 @@
 import random
 from contextlib import suppress
 
-import orjson
 from aiohttp import web
 
-from mcpctl.bus.context import new_traceparent
-from mcpctl.bus.errors import BusError, Cancelled, Unavailable
+from mcpctl.bus.context import trace_of
+from mcpctl.bus.errors import BadGateway, BusError, Cancelled
 from mcpctl.bus.frames import Request
 from mcpctl.bus.mcp_messages import INTERNAL_ERROR, error_body, response, same_id
 from mcpctl.gateway import legacy
 from mcpctl.gateway.admission import Exchange
 from mcpctl.gateway.dataplane import DataPlane, Frame, LiveCall
 from mcpctl.gateway.streaming import EventStream
-from mcpctl.gateway.wire import STATUS_OF_CODE, fault_of, json_response
+from mcpctl.gateway.wire import fault_of, json_response, status_of
 
 
 class Relay:
@@ -36,7 +35,7 @@ class Relay:
             era="legacy" if session is not None else "modern",
             session=session.key if session is not None else None,
             request_id=same_id(exchange.request_id) if session is not None else None,
-            trace=exchange.http.headers.get("traceparent") or new_traceparent(),
+            trace=trace_of(exchange.http.headers.get("traceparent")),
             gateway=self._gateway,
         )
         return await self._plane.call(head, params, exchange.principal)
@@ -52,6 +51,8 @@ class Relay:
             frame = await call.next()
             if frame is not None and frame.kind == "end":
                 return json_response(*_answer(exchange, frame))
+            transport = exchange.http.transport
+            call.cut_off = transport.abort if transport is not None else None
             stream = await EventStream.open(exchange.http)
             while frame is None or frame.kind == "msg":
                 if frame is None:
@@ -79,10 +80,7 @@ class Relay:
 def _answer(exchange: Exchange, frame: Frame) -> tuple[bytes, int]:
     """Return the JSON-RPC response of an `end` frame, and its HTTP status."""
     if frame.error:
-        status = 200
-        if not exchange.is_legacy:
-            code = orjson.loads(frame.body).get("code")
-            status = STATUS_OF_CODE.get(code, 200)
+        status = 200 if exchange.is_legacy else status_of(frame.body)
         return response(exchange.request_id, error=frame.body), status
     if not exchange.is_legacy:
         return response(exchange.request_id, result=frame.body), 200
@@ -101,5 +99,7 @@ async def result_of(call: LiveCall) -> bytes:
     finally:
         await call.cancel()
     if frame.error:
-        raise Unavailable(str(orjson.loads(frame.body).get("message", "error")))
+        raise BadGateway(
+            f"the servers of this project answer with an error: {frame.body[:200].decode(errors='replace')}"
+        )
     return frame.body

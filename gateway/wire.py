@@ -29,7 +29,7 @@ JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
 NO_ID = b"null"
 
-STATUS_OF_CODE = {
+_STATUS_OF_CODE = {
     METHOD_NOT_FOUND: 404,
     HEADER_MISMATCH: 400,
     MISSING_CAPABILITY: 400,
@@ -79,6 +79,21 @@ def json_response(body: bytes, status: int = 200) -> web.Response:
     return web.Response(status=status, body=body, content_type=JSON)
 
 
+class _ErrorCode(msgspec.Struct):
+    code: int = 0
+
+
+_decode_error_code = msgspec.json.Decoder(_ErrorCode).decode
+
+
+def status_of(error: bytes) -> int:
+    """Return the HTTP status that belongs to a raw JSON-RPC error."""
+    try:
+        return _STATUS_OF_CODE.get(_decode_error_code(error).code, 200)
+    except msgspec.DecodeError:
+        return 200
+
+
 def accepted() -> web.Response:
     return web.Response(status=202)
 
@@ -89,6 +104,8 @@ def read_message(body: bytes) -> tuple[Envelope, bytes | None]:
     Raises `Fault`: -32700 for what is not JSON, -32600 for what is no single JSON-RPC message.
     """
     try:
+        if not body.isascii():
+            body.decode()  # what is passed on as bytes must be text all the same
         message = decode_envelope(body)
     except msgspec.ValidationError as error:
         raise Fault(400, INVALID_REQUEST, f"not a JSON-RPC message: {error}") from error

@@ -131,7 +131,7 @@ def test_no_token_and_a_bad_token_are_told_apart(cli):
 
     assert (without.returncode, bad.returncode) == (1, 1)
     assert "HTTP 401: give a token with --token" in without.stdout
-    assert "HTTP 401: the token is not accepted" in bad.stdout
+    assert "HTTP 401: the token is not valid" in bad.stdout
 
 
 def test_a_token_of_another_project_is_exit_code_1(cli):
