@@ -127,9 +127,12 @@ class Follower:
     def _apply(self, asked: PullChanges, answer: Changes) -> None:
         # Compared with what was asked: a broadcast may have overtaken the answer, which then is no step back.
         if answer.reset or answer.epoch != self.epoch or answer.seq < asked.seq:
+            missed = self.epoch != ""
             self.epoch, self.seq = answer.epoch, answer.seq
             for reset in self.on_reset:
                 reset()
+            for lapse in self.on_lapse if missed else ():
+                lapse()  # what was missed may concern anything that runs
             return
         for change in answer.changes:
             if change.seq > self.seq:

@@ -71,6 +71,7 @@ class Meta(msgspec.Struct):
     capabilities: Raw | UnsetType = msgspec.field(name=CLIENT_CAPABILITIES, default=UNSET)
     client: Raw | UnsetType = msgspec.field(name=CLIENT_INFO, default=UNSET)
     progress: Raw | UnsetType = msgspec.field(name="progressToken", default=UNSET)
+    log_level: str | UnsetType = msgspec.field(name=LOG_LEVEL, default=UNSET)
 
 
 class Params(msgspec.Struct):
@@ -80,6 +81,16 @@ class Params(msgspec.Struct):
     name: str | UnsetType = UNSET
     uri: str | UnsetType = UNSET
     arguments: Raw | UnsetType = UNSET
+
+
+class LogMessage(msgspec.Struct):
+    """What a decision needs of `notifications/message`."""
+
+    params: "LogParams"
+
+
+class LogParams(msgspec.Struct):
+    level: str = ""
 
 
 class ToolResult(msgspec.Struct):
@@ -125,6 +136,37 @@ def response(request_id: bytes, *, result: bytes | None = None, error: bytes | N
     if error is not None:
         return b'{"jsonrpc":"2.0","id":' + request_id + b',"error":' + error + b"}"
     return b'{"jsonrpc":"2.0","id":' + request_id + b',"result":' + (result or b"{}") + b"}"
+
+
+LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+"""The levels of log messages, the least severe first (RFC 5424)."""
+
+_decode_log_message = msgspec.json.Decoder(LogMessage).decode
+
+
+def reaches(level: str, message: bytes) -> bool:
+    """Tell whether a raw `notifications/message` is at least as severe as `level`."""
+    try:
+        return LEVELS.index(_decode_log_message(message).params.level) >= LEVELS.index(level)
+    except (msgspec.DecodeError, ValueError):
+        return False
+
+
+DECISIVE = frozenset({"name", "uri", "ref", "arguments", "_meta", "cursor", "type"})
+"""Members of `params` and `ref` by which a request is decided."""
+
+
+def canonical(body: bytes) -> bytes:
+    """Return a raw object with each member once, the last one as written.
+
+    Raises `ValueError` where a member differs from a decisive one in case alone: a server that reads JSON
+    without regard to case would act on another name than the one that was decided.
+    """
+    fields = decode_fields(body)
+    for name in fields:
+        if name not in DECISIVE and name.casefold() in DECISIVE:
+            raise ValueError(f"the member {name!r} is too much like {name.casefold()!r}")
+    return encode(fields)
 
 
 def same_id(request_id: bytes) -> str:

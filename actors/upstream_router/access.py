@@ -8,7 +8,7 @@ from mcpctl.bus.cache import LeasedCache, Loaded
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contract import Change
 from mcpctl.bus.contracts import catalog, rbac, token
-from mcpctl.bus.errors import Forbidden, Unauthenticated
+from mcpctl.bus.errors import Forbidden, Unauthenticated, Unavailable
 from mcpctl.bus.feed import Follower
 
 FOR_LONG = 3600.0
@@ -98,8 +98,8 @@ class AccessCache:
             answer = await self._bus.call(rbac.scope, rbac.GetScope(bearer=bearer, project=key[1]))
             # A scope rests on the owner's groups too: one from before a change that is known here is asked again.
             if answer.token_epoch == self.tokens.epoch and answer.token_seq >= self.tokens.seq:
-                break
-        return Loaded(answer.epoch, answer.seq, answer.scope, FOR_LONG)
+                return Loaded(answer.epoch, answer.seq, answer.scope, FOR_LONG)
+        raise Unavailable("what the bearer may do is changing just now: ask again")
 
     async def _view(self, project: str, bearer: str) -> Loaded[catalog.View]:
         answer = await self._bus.call(catalog.view, catalog.GetView(bearer=bearer, project=project))

@@ -2,13 +2,19 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
+from msgspec import UNSET
+
+from mcpctl.actors.upstream_router.access import Access
+from mcpctl.actors.upstream_router.project import Project
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import BusError
 from mcpctl.bus.frames import BEAT_EVERY, PIECE, Reply, Request, encode
+from mcpctl.bus.mcp_messages import Params, reaches
 
 BUFFER = 16 * 1024 * 1024
 """Bytes of notifications that may wait for the bus; past that the call ends with an error."""
@@ -17,14 +23,18 @@ BUFFER = 16 * 1024 * 1024
 class Call:
     """A request at hand. `ending` says why it is being ended, if it is not by its own answer."""
 
-    def __init__(self, bus: Bus, router: str, reply: str, head: Request, pulse: str) -> None:
-        self.head, self.reply = head, reply
+    def __init__(self, bus: Bus, router: str, caller: str, reply: str, head: Request, pulse: str) -> None:
+        self.head, self.caller, self.reply = head, caller, reply
+        self.permitted: Callable[[Access, Project], bool] | None = None
+        """Decides the call again, when rights change while it runs."""
         self.principal: Principal | None = None
         self.ending: Literal["cancelled", "revoked", "lapsed", "stuck"] | None = None
         self.task: asyncio.Task[None] | None = None
         self.pulse = pulse
         self._bus, self._router = bus, router
         self._number = 0
+        self._progress = False
+        self._log_level: str | None = None
         self._outbox: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._pump: asyncio.Task[None] | None = None
@@ -35,8 +45,41 @@ class Call:
             self.ending = why
             self.task.cancel()
 
-    def notify(self, _method: str, message: bytes) -> None:
-        """Send a notification on, in order."""
+    def event(self, kind: str, outcome: str, **facts: object) -> dict[str, object]:
+        """Return an audit event about this call."""
+        head, who = self.head, self.principal
+        event: dict[str, object] = {
+            "kind": kind,
+            "outcome": outcome,
+            "project": head.project,
+            "method": head.method,
+            "gateway": self.caller,
+            "router": self._router,
+            "session": head.session,
+            "correlation": head.correlation,
+            "trace": head.trace,
+            **facts,
+        }
+        if who is not None:
+            token = who.kind == "McpToken"
+            event["principal"], event["user"] = who.label, who.owner.name
+            event["token_name"], event["token_sha"] = (who.name, who.sha) if token else (None, None)
+        return event
+
+    def wants(self, params: Params) -> None:
+        """Note which notifications the request asks for (2026-07-28: progress by its token, log messages by level)."""
+        if params.meta:
+            self._progress = params.meta.progress is not UNSET
+            self._log_level = params.meta.log_level or None
+
+    def notify(self, method: str, message: bytes) -> None:
+        """Send a notification on, in order, if the request asked for it: all others would be somebody else's."""
+        if method == "notifications/message":
+            wanted = self._log_level is not None and reaches(self._log_level, message)
+        else:
+            wanted = self._progress and method == "notifications/progress"
+        if not wanted:
+            return
         self._outbox.append(message)
         self._waiting_bytes += len(message)
         if self._waiting_bytes > BUFFER:

@@ -24,11 +24,13 @@ class Naming:
     prefixed: bool
 
     def name(self, name: str) -> str:
-        """Return the name that the client sees; a long one is cut and made unique by a digest."""
-        if not self.prefixed:
-            return name
-        full = f"{self.server.slug}{SEPARATOR}{name}"
-        if len(full) <= LONGEST:
+        """Return the name that the client sees."""
+        return f"{self.server.slug}{SEPARATOR}{name}" if self.prefixed else name
+
+    def tool_name(self, name: str) -> str:
+        """Return the name of a tool that the client sees; a long one is cut and made unique by a digest."""
+        full = self.name(name)
+        if not self.prefixed or len(full) <= LONGEST:
             return full
         return f"{full[: LONGEST - 9]}_{hashlib.sha256(full.encode()).hexdigest()[:8]}"
 
@@ -68,7 +70,8 @@ class Naming:
         if "uri" in fields or "uriTemplate" in fields:
             self._rename(fields, "uri", "uriTemplate")
         else:
-            fields["name"] = raw(self.name(decode_value(fields["name"])))
+            rename = self.tool_name if "inputSchema" in fields else self.name
+            fields["name"] = raw(rename(decode_value(fields["name"])))
         return encode(fields)
 
     def contents(self, result: bytes, member: str) -> bytes:

@@ -1,50 +1,27 @@
-"""The actor: takes requests from the bus, decides, audits, asks the upstream, answers in frames."""
+"""The actor: takes requests from the bus, has them answered, and sends the frames; ends what must end."""
 
 import asyncio
-import hashlib
 import secrets
 import time
 from contextlib import suppress
 
-import msgspec
 import structlog
 
 from mcpctl.actors.settings import ActorSettings
-from mcpctl.actors.upstream_router import project as projects
-from mcpctl.actors.upstream_router.access import Access, AccessCache
+from mcpctl.actors.upstream_router.access import AccessCache
+from mcpctl.actors.upstream_router.answering import Answering
 from mcpctl.actors.upstream_router.call import Call
-from mcpctl.actors.upstream_router.naming import Naming
-from mcpctl.actors.upstream_router.project import LISTS, Member, Project, Route
 from mcpctl.actors.upstream_router.upstreams import Authority, Upstreams
 from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, Delivery, Tasks
 from mcpctl.bus.contract import PREFIX, Change
 from mcpctl.bus.contracts import catalog
-from mcpctl.bus.contracts.token import Principal
-from mcpctl.bus.errors import (
-    BadRequest,
-    BusError,
-    Cancelled,
-    Forbidden,
-    Internal,
-    Unauthenticated,
-    Unavailable,
-)
+from mcpctl.bus.errors import BadRequest, BusError, Cancelled, Forbidden, Internal, Unauthenticated, Unavailable
 from mcpctl.bus.frames import ACCEPT_AFTER, EVERY_ROUTER, Reply, decode_cancel, decode_request, encode
 from mcpctl.bus.identity import inbox_of
-from mcpctl.bus.mcp_client import Answer
-from mcpctl.bus.mcp_messages import (
-    INVALID_PARAMS,
-    METHOD_NOT_FOUND,
-    Params,
-    decode_params,
-    error_body,
-    tool_failed,
-)
 
 log = structlog.get_logger()
 
-ROUTED = frozenset({"tools/call", "prompts/get", "resources/read", "completion/complete"})
 CALLS = 4096
 """Calls at once at the most; one more is told that the router is busy."""
 
@@ -61,10 +38,10 @@ class UpstreamRouter(Actor):
         self._access = AccessCache(bus, settings)
         self._upstreams = Upstreams(settings, self._unseal)
         self._calls: dict[str, Call] = {}
-        self._count = 0
         self._work = Tasks(CALLS)
         self._background = Tasks()
-        self._projects: dict[tuple[str, str | None], Project] = {}
+        self._answering = Answering(self._access, self._upstreams, self.audit, settings)
+        self._deciding_again: asyncio.Task[None] | None = None
         self._endpoint = self.service.endpoint("mcp", f"{PREFIX}.mcp.*.*", self.role)
         self._pulse = f"{inbox_of(bus.caller)}.pulse{secrets.token_hex(8)}"
 
@@ -74,6 +51,8 @@ class UpstreamRouter(Actor):
         for follower in self._access.followers:
             follower.on_lapse.append(self._end_all)
             await follower.start()
+        for narrowed in (self._access.definitions, self._access.catalog):
+            narrowed.on_change.append(self._rights_changed)
         await self.bus.receive(f"{self._pulse}.*", self._gateway_gone)
         await self.bus.receive(f"{PREFIX}.router.*.*", self._control)
         await self.bus.receive(f"{PREFIX}.mcp.*.*", self._take, queue=self.role)
@@ -107,8 +86,7 @@ class UpstreamRouter(Actor):
             with suppress(BusError):
                 await self.bus.send(msg.reply, encode(Reply("end", 1, fault=(error.code, str(error)))))
             return
-        self._count += 1
-        call = Call(self.bus, self.id, msg.reply, head, f"{self._pulse}.{self._count}")
+        call = Call(self.bus, self.id, caller, msg.reply, head, f"{self._pulse}.{secrets.token_hex(8)}")
         self._calls[msg.reply] = call
         call.task = self._work.start(self._run(call, body))
 
@@ -139,6 +117,17 @@ class UpstreamRouter(Actor):
                 if call.principal is not None and call.principal.depends_on(change.kind, change.key):
                     call.end("revoked")
 
+    def _rights_changed(self, _change: Change) -> None:
+        if self._calls and (self._deciding_again is None or self._deciding_again.done()):
+            self._deciding_again = self._background.start(self._decide_again())
+
+    async def _decide_again(self) -> None:
+        """End the running calls that would not be let in any more."""
+        await asyncio.sleep(0)  # the caches drop what the change concerns first
+        for call in list(self._calls.values()):
+            if call.principal is not None and not await self._answering.still_allowed(call):
+                call.end("revoked")
+
     def _end_all(self) -> None:
         for call in self._calls.values():
             call.end("lapsed")
@@ -152,7 +141,7 @@ class UpstreamRouter(Actor):
         accepted: list[asyncio.Task[None]] = []
         fault: BusError | None = None
         try:
-            answer = await self._answer(call, body)
+            answer = await self._answering.answer(call, body)
         except BusError as error:
             fault = error
         except asyncio.CancelledError:
@@ -166,7 +155,7 @@ class UpstreamRouter(Actor):
         self._calls.pop(call.reply, None)
         self._endpoint.count(time.perf_counter() - started, fault.code if fault is not None else "")
         if isinstance(fault, Forbidden):
-            self.audit.append_later(self._event(call, "call", "deny", rule=str(fault)))
+            self.audit.append_later(call.event("call", "deny", rule=str(fault)))
         if fault is not None:
             await call.fail(fault)
         else:
@@ -175,149 +164,9 @@ class UpstreamRouter(Actor):
     def _work_beside(self, call: Call) -> asyncio.Task[None]:
         return self._background.start(call.accept())
 
-    async def _answer(self, call: Call, body: bytes) -> Answer:
-        head = call.head
-        access = self._access.peek(head.bearer, head.project) or await self._resolve(call)
-        call.principal = access.principal
-        if not self.audit.healthy:
-            raise Unavailable("the audit stream does not acknowledge events")
-        try:
-            asked = decode_params(body)
-        except (msgspec.DecodeError, RecursionError) as error:
-            log.debug("params refused", error=str(error))
-            return Answer(result=None, error=error_body(INVALID_PARAMS, f"params of {head.method}: {error}"))
-        project = self._project(access, head.server)
-        if head.method in ROUTED:
-            return await self._answer_routed(call, access, project, body, asked)
-        if head.method in LISTS or head.method == "server/discover":
-            event = self.audit.append(self._event(call, "call", "allow", rule="view"))
-            answer = await self._answer_listed(call, access, project, body)
-            await event
-            return answer
-        return Answer(result=None, error=error_body(METHOD_NOT_FOUND, f"Method not found: {head.method}"))
-
-    async def _resolve(self, call: Call) -> Access:
-        try:
-            async with asyncio.timeout(call.head.budget / 1000):
-                for follower in self._access.followers:
-                    await follower.first_lease()
-        except TimeoutError as error:
-            raise Unavailable("the actors that know what the caller may do cannot be reached") from error
-        call.principal = await self._access.principal(call.head.bearer)
-        return await self._access.of(call.head.bearer, call.head.project)
-
-    def _project(self, access: Access, server: str | None) -> Project:
-        key = (access.view.project, server)
-        project = self._projects.get(key)
-        if project is None or project.view is not access.view:
-            project = self._projects[key] = Project(access.view, server)
-        if server is not None and not (project.namings and access.scope.touches_server(server)):
-            raise Forbidden(f"no access to server {server} of project {access.view.project}")
-        return project
-
-    def _member_of(self, call: Call, naming: Naming) -> Member:
-        session = call.head.session or (call.principal.sha if call.principal is not None else "")
-        authority = (call.head.bearer, call.head.project)
-        return Member(self._upstreams.get(naming.server, session, authority), naming)
-
-    def _timeout(self, call: Call) -> float:
-        return min(self._settings.upstream_timeout_ms, call.head.budget) / 1000
-
-    async def _answer_listed(self, call: Call, access: Access, project: Project, body: bytes) -> Answer:
-        scope, method = access.scope, call.head.method
-        members = [self._member_of(call, n) for n in project.namings if scope.touches_server(n.server.name)]
-        patience = min(self._settings.list_timeout_ms / 1000, self._timeout(call))
-        if method == "server/discover":
-            infos = await asyncio.gather(*(projects.info_of(member, patience) for member in members))
-            return Answer(result=projects.discover(members, infos), error=None)
-        if len(members) == 1 and not members[0].naming.prefixed:
-            return await projects.list_one(members[0], access, method, body, self._timeout(call), call.notify)
-        return await projects.list_all(members, access, method, body, patience)
-
-    async def _answer_routed(self, call: Call, access: Access, project: Project, body: bytes, asked: Params) -> Answer:
-        method = call.head.method
-        route = await self._route(call, access, project, body, asked)
-        digest = hashlib.sha256(asked.arguments).hexdigest() if asked.arguments else None
-        if route.naming is None:
-            self.audit.append_later(
-                self._event(call, "call", "deny", name=route.name, rule=route.rule, args=digest, size_in=len(body))
-            )
-            return projects.unknown(method, route.name)
-        member = self._member_of(call, route.naming)
-        facts: dict[str, object] = {"server": member.server, "name": route.name}
-        event = self.audit.append(
-            self._event(call, "call", "allow", rule=route.rule, args=digest, size_in=len(body), **facts)
-        )
-        started = time.perf_counter()
-        outcome, size = "error", 0
-        detail: str | None = None
-        try:
-            answer = await member.upstream.request(
-                method, route.params, name=route.name, notify=call.notify, timeout=self._timeout(call)
-            )
-            await event
-            answer = projects.rename_result(member, method, answer, asked)
-            failed = answer.result is None or (method == "tools/call" and tool_failed(answer.result))
-            outcome, size = "error" if failed else "allow", len(answer.result or answer.error or b"")
-        except asyncio.CancelledError:
-            outcome = "revoked" if call.ending == "revoked" else "cancelled"
-            detail = "revoked_in_flight" if call.ending == "revoked" else None
-            raise
-        except BusError as error:
-            detail = str(error)
-            raise
-        else:
-            return answer
-        finally:
-            ms = round((time.perf_counter() - started) * 1000, 3)
-            self.audit.append_later(self._event(call, "result", outcome, size_out=size, ms=ms, detail=detail, **facts))
-
-    async def _route(self, call: Call, access: Access, project: Project, body: bytes, asked: Params) -> Route:
-        method = call.head.method
-        if method == "tools/call":
-            original = None
-            name = asked.name if isinstance(asked.name, str) else ""
-            naming = project.of_name(name)
-            if naming is not None and naming.is_cut(name):
-                original = await projects.uncut(self._member_of(call, naming), name, self._timeout(call))
-            return projects.route_tool(project, access, body, asked, original)
-        if method == "prompts/get":
-            return projects.route_prompt(project, access, body, asked)
-        if method == "resources/read":
-            return projects.route_resource(project, access, body, asked)
-        return projects.route_completion(project, access, body)
-
     async def _unseal(self, server: str, authority: Authority) -> catalog.Connection:
         bearer, project = authority
         return await self.bus.call(catalog.unseal, catalog.Unseal(bearer=bearer, project=project, server=server))
-
-    def _event(self, call: Call, kind: str, outcome: str, **facts: object) -> dict[str, object]:
-        head = call.head
-        event: dict[str, object] = {
-            "kind": kind,
-            "outcome": outcome,
-            "project": head.project,
-            "method": head.method,
-            "gateway": head.gateway,
-            "router": self.id,
-            "session": head.session,
-            "correlation": head.correlation,
-            "trace": head.trace,
-            **facts,
-        }
-        if call.principal is not None:
-            event |= _who(call.principal)
-        return event
-
-
-def _who(principal: Principal) -> dict[str, object]:
-    token = principal.kind == "McpToken"
-    return {
-        "principal": principal.label,
-        "user": principal.owner.name,
-        "token_name": principal.name if token else None,
-        "token_sha": principal.sha if token else None,
-    }
 
 
 _FAULT_OF: dict[str, BusError] = {

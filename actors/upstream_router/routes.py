@@ -1,0 +1,127 @@
+"""Where a request for one tool, prompt, resource or completion goes, and whether it may."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from mcpctl.actors.upstream_router.access import Access
+from mcpctl.actors.upstream_router.naming import Naming
+from mcpctl.actors.upstream_router.project import Member, Project
+from mcpctl.bus.mcp_client import Answer
+from mcpctl.bus.mcp_messages import (
+    INVALID_PARAMS,
+    Params,
+    canonical,
+    decode_fields,
+    decode_value,
+    encode,
+    error_body,
+    raw,
+)
+
+SHOWN = 200
+"""Characters of a name that an error repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes: the server, the name that the server knows, and the params that say so.
+
+    Without a `naming` nothing here has that name, or nothing that this caller may see: the two are answered alike.
+    """
+
+    naming: Naming | None
+    name: str | None
+    params: bytes
+    rule: str
+
+
+def route_tool(project: Project, access: Access, params: bytes, asked: Params, original: str | None) -> Route:
+    """Find the server of a tool call, and decide: `run` on the server or the tool.
+
+    `original` is the server's own name where the catalogue had to be asked for it.
+    """
+    name = asked.name if isinstance(asked.name, str) else ""
+    naming = project.of_name(name)
+    if naming is not None:
+        original = original or naming.original_name(name) or ""
+        if access.scope.runs_tool(naming.server.name, original):
+            rule = f"run on tools {naming.server.name}/{original}"
+            return Route(naming, original, _renamed(params, "name", name, original), rule)
+    return Route(None, name, params, f"run on tool {name}: not granted, or no such tool")
+
+
+def route_prompt(project: Project, access: Access, params: bytes, asked: Params) -> Route:
+    """Find the server of a prompt: it needs `view` on the server."""
+    name = asked.name if isinstance(asked.name, str) else ""
+    naming = project.of_name(name)
+    if naming is not None and access.scope.sees_server(naming.server.name):
+        original = naming.original_name(name) or ""
+        return Route(naming, original, _renamed(params, "name", name, original), _view_on(naming))
+    return Route(None, name, params, f"view on the server of prompt {name}: not granted, or no such prompt")
+
+
+def route_resource(project: Project, access: Access, params: bytes, asked: Params) -> Route:
+    """Find the server of a resource: it needs `view` on the server."""
+    uri = asked.uri if isinstance(asked.uri, str) else ""
+    naming = project.of_uri(uri)
+    if naming is not None and access.scope.sees_server(naming.server.name):
+        original = naming.original_uri(uri) or ""
+        return Route(naming, original, _renamed(params, "uri", uri, original), _view_on(naming))
+    return Route(None, uri, params, "view on the server of this resource: not granted, or no such resource")
+
+
+def route_completion(project: Project, access: Access, params: bytes) -> Route:
+    """Find the server of a completion: that of the prompt or the resource that `ref` names."""
+    fields = decode_fields(params)
+    try:
+        reference = decode_fields(canonical(bytes(fields.get("ref", msgspec.Raw(b"{}")))))
+        member = "uri" if "uri" in reference else "name"
+        text = str(decode_value(reference.get(member, b'""')))
+    except (msgspec.DecodeError, ValueError):
+        return Route(None, "", params, "no ref")
+    naming = project.of_uri(text) if member == "uri" else project.of_name(text)
+    if naming is None or not access.scope.sees_server(naming.server.name):
+        return Route(None, text, params, "view on the server of this reference: not granted, or no such reference")
+    reference[member] = raw(naming.original_uri(text) if member == "uri" else naming.original_name(text))
+    fields["ref"] = raw(reference)
+    return Route(naming, None, encode(fields), _view_on(naming))
+
+
+def _view_on(naming: Naming) -> str:
+    return f"view on servers {naming.server.name}"
+
+
+def _renamed(params: bytes, member: str, name: str, original: str) -> bytes:
+    if name == original:
+        return params
+    fields = decode_fields(params)
+    fields[member] = raw(original)
+    return encode(fields)
+
+
+def unknown(method: str, name: str | None) -> Answer:
+    """Answer for what is not there, and for what the caller may not see: in the same words."""
+    if method == "resources/read":
+        return Answer(result=None, error=error_body(INVALID_PARAMS, "Resource not found", {"uri": name}))
+    noun = {"tools/call": "tool", "prompts/get": "prompt"}.get(method, "reference")
+    return Answer(result=None, error=error_body(INVALID_PARAMS, f"Unknown {noun}: {(name or '')[:SHOWN]}"))
+
+
+def rename_result(member: Member, method: str, answer: Answer, asked: Params) -> Answer:
+    """Put the client's names into a result or an error of one of several servers."""
+    if not member.naming.prefixed:
+        return answer
+    if answer.result is not None:
+        held = {"tools/call": "content", "resources/read": "contents", "prompts/get": "messages"}.get(method)
+        result = member.naming.contents(answer.result, held) if held else answer.result
+        return Answer(result=result, error=None)
+    if method == "resources/read" and answer.error is not None:
+        fields = decode_fields(answer.error)
+        if "data" in fields and bytes(fields["data"]).startswith(b"{"):
+            data = decode_fields(fields["data"])
+            if "uri" in data:
+                data["uri"] = raw(asked.uri)
+                fields["data"] = raw(data)
+                return Answer(result=None, error=encode(fields))
+    return answer
