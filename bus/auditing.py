@@ -57,6 +57,11 @@ class AuditWriter:
         oldest = next(iter(self._in_flight.values()), None)
         return oldest is None or time.monotonic() - oldest < ATTEMPT
 
+    @property
+    def unacknowledged(self) -> int:
+        """Messages on their way."""
+        return len(self._in_flight)
+
     def append(self, event: dict[str, object]) -> "asyncio.Future[None]":
         """Take an event; the future is done when JetStream has it, and fails with `Unavailable` when it never will.
 

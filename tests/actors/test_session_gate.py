@@ -143,7 +143,7 @@ class Replica:
                 try:
                     return await ask()
                 except BusError as error:
-                    assert error.http_status >= 500  # noqa: PT017 - other errors are no outage
+                    assert error.http_status >= 500
                     await asyncio.wait([asyncio.create_task(self.gate._recent.reach("", 0))], timeout=0.05)
 
 

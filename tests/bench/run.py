@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measure one `mcpctl up` against the upstream itself and a bare proxy: `python -m tests.bench.run` prints the table.
 
 Requests per second, latency and CPU by process at several numbers of connections, all from one run on one

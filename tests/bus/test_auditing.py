@@ -194,3 +194,21 @@ async def test_close_waits_for_what_was_taken(writer, provisioner):
     await writer.close()
 
     assert [len(events) for events in await stored(provisioner)] == [3]
+
+
+async def test_a_writer_whose_events_are_all_acknowledged_is_healthy(writer):
+    for _ in range(100):
+        first = writer.append({"kind": "call", "outcome": "allow"})
+        await asyncio.sleep(0)  # another turn of the loop, so another batch
+        second = writer.append({"kind": "call", "outcome": "allow"})
+        async with asyncio.timeout(5):
+            await asyncio.gather(first, second)
+        assert writer.unacknowledged == 0
+
+
+async def test_words_of_a_client_are_kept_up_to_a_length(writer, provisioner):
+    async with asyncio.timeout(5):
+        await writer.append({"kind": "call", "outcome": "deny", "name": "n" * 9_000_000})
+
+    ((event,),) = await stored(provisioner)
+    assert len(event["name"]) < 500

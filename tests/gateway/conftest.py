@@ -10,7 +10,7 @@ from tests.system import System
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def system(tmp_path_factory):
-    """Projects `dual`, `old`, `new`, `pipe` have one server each (HTTP of both eras, of one, stdio); `many` has three."""
+    """Projects `dual`, `old`, `new` (HTTP) and `pipe` (stdio) have one server each; `many` has three."""
     running = System(tmp_path_factory.mktemp("system"))
     try:
         await running.start()

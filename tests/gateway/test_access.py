@@ -1,6 +1,9 @@
 """What a token may see and do, and what becomes of it when its rights end."""
 
 import asyncio
+import json
+import re
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -8,7 +11,7 @@ from mcp.shared.exceptions import MCPError
 
 from mcpctl.bus.contracts import audit, catalog, token
 from tests.gateway.peers import sdk_client
-from tests.gateway.test_edge import headers, modern
+from tests.gateway.test_edge import META, headers, modern
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -142,3 +145,98 @@ async def test_a_changed_definition_acts_at_once(system):
         finally:
             whole = catalog.ProjectSpec(name="many", servers=("dual", "old", "pipe"))
             await system.operator.call(catalog.edit_project, catalog.EditProject(bearer=system.bearer, spec=whole))
+
+
+async def raw_call(system, bearer, params, name):
+    body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":' + params + b"}"
+    meta = b'"_meta":' + json.dumps(META).encode()
+    sent = {**headers(bearer, "tools/call", Mcp_Name=name), "Content-Type": "application/json"}
+    async with aiohttp.ClientSession() as http:
+        url = endpoint(system, "dual")
+        async with http.post(url, data=body.replace(b"META", meta), headers=sent) as answer:
+            return await answer.json()
+
+
+async def test_the_name_that_is_decided_is_the_only_one_that_is_sent(system):
+    bearer = await system.token("dual", "sly", "role:run,resource:tools,name:dual/echo")
+    twice = b'{"name":"add","name":"echo","arguments":{"text":"once"},META}'
+    cased = b'{"Name":"add","name":"echo","arguments":{"text":"once"},META}'
+
+    assert (await raw_call(system, bearer, twice, "echo"))["result"]["content"][0]["text"] == "once"
+    assert (await raw_call(system, bearer, cased, "echo"))["error"]["code"] == -32602
+
+
+async def test_an_endless_name_is_denied_and_nobody_else_notices(system):
+    bearer = await system.token("dual", "wordy")
+    name = "n" * 60_000
+    denied = await raw_call(system, bearer, b'{"name":"' + name.encode() + b'",META}', name)
+    url, agent = endpoint(system, "dual"), system.tokens["dual"]
+    async with asyncio.timeout(30), sdk_client(url, agent, "2026-07-28") as client:
+        for _ in range(20):
+            assert (await client.call_tool("echo", {"text": "x"})).content[0].text == "x"
+
+    assert denied["error"]["code"] == -32602
+    assert len(denied["error"]["message"]) < 300
+
+
+async def test_a_call_ends_when_its_right_is_taken_away(system):
+    await system.server("lent", url=(await server_spec(system, "dual")).url)
+    await system.project("lending", "lent")
+    bearer = await system.token("lending", "agent", "role:run,resource:servers")
+    running = asyncio.Event()
+
+    async def progress(*_):
+        running.set()
+
+    url = endpoint(system, "lending")
+    async with asyncio.timeout(30), sdk_client(url, bearer, "2026-07-28") as client:
+        call = asyncio.create_task(client.call_tool("wait_forever", {"key": "lent"}, progress_callback=progress))
+        await running.wait()
+        spec = catalog.ProjectSpec(name="lending", servers=())
+        await system.operator.call(catalog.edit_project, catalog.EditProject(bearer=system.bearer, spec=spec))
+        with pytest.raises(MCPError, match="revoked"):
+            await call
+
+
+async def server_spec(system, name):
+    get = catalog.GetServer(bearer=system.bearer, name=name)
+    return (await system.operator.call(catalog.get_server, get)).spec
+
+
+async def test_a_server_that_answers_nonsense_does_not_empty_the_list_of_others(system):
+    async def answer(reader, writer):
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1])
+            request = json.loads(await reader.readexactly(length))
+            nonsense = {
+                "tools": [{"description": "no name"}],
+                "resultType": "complete",
+                "ttlMs": 0,
+                "cacheScope": "private",
+            }
+            found = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "resultType": "complete"}
+            result = found if request["method"] == "server/discover" else nonsense
+            body = json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": result}).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
+            writer.write(body)
+            await writer.drain()
+
+    async def serve(reader, writer):
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await answer(reader, writer)
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    await system.server("nonsense", url=f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/mcp")
+    await system.project("mad", "nonsense", "dual")
+    bearer = await system.token("mad", "agent", "role:run,resource:servers")
+    async with (
+        listener,
+        asyncio.timeout(30),
+        aiohttp.ClientSession() as http,
+        http.post(endpoint(system, "mad"), json=modern(), headers=headers(bearer)) as got,
+    ):
+        result = (await got.json())["result"]
+
+    assert "dual__echo" in {tool["name"] for tool in result["tools"]}
+    assert set(result["_meta"]["mcpctl/unavailable"]) == {"nonsense"}
