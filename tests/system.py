@@ -46,13 +46,14 @@ class System:
         self.operator: Bus
         self.bearer = ""
 
-    async def start(self) -> None:
+    async def start(self, *actors: str) -> None:
+        """Start nats-server, the named actors (default: all) in one process and a router; log in as the first user."""
         await self.nats.start()
         await provision.provision(self.nats.url, self.nats.keys)
         secret = self.folder / "bootstrap"
         secret.write_text(secrets.token_hex(16))
         secret.chmod(0o600)
-        await self.run("actors", "mcpctl.actors", *CONTROL_PLANE, MCPCTL_BOOTSTRAP_FILE=str(secret))
+        await self.run("actors", "mcpctl.actors", *(actors or CONTROL_PLANE), MCPCTL_BOOTSTRAP_FILE=str(secret))
         await self.run("router", "mcpctl.actors", "router")
         login = await Bus.connect(self.nats.url, AdmittedIdentity("login"))
         one_time = secret.read_text()

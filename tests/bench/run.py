@@ -62,7 +62,8 @@ def table(rows: list[dict[str, object]], labels: list[str], concurrencies: list[
             shown = " | ".join("-" if value is None else f"{value:.0f}" for value in cpu)
             rps = middle(rows, label, concurrency, "rps")
             print(
-                f"| {concurrency} | {label} | {rps:.0f} | {rps / base:.3f} | {middle(rows, label, concurrency, 'p50_ms'):.2f} "
+                f"| {concurrency} | {label} | {rps:.0f} | {rps / base:.3f} "
+                f"| {middle(rows, label, concurrency, 'p50_ms'):.2f} "
                 f"| {middle(rows, label, concurrency, 'p99_ms'):.2f} | {shown} | {sum(r['errors'] for r in mine)} |"
             )
 
