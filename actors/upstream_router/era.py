@@ -1,6 +1,16 @@
 """Upstreams that speak a handshake revision, translated: on the bus there is only 2026-07-28."""
 
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
 from mcpctl.bus.mcp_messages import CACHEABLE, MODERN_META, Fields, decode_fields, encode, raw
+
+
+class _Result(msgspec.Struct):
+    kind: Raw | UnsetType = msgspec.field(name="resultType", default=UNSET)
+
+
+_decode_result = msgspec.json.Decoder(_Result).decode
 
 TTL_LIMIT_MS = 60_000
 """Longest time for which a client may believe a list: rights and servers change."""
@@ -31,6 +41,6 @@ def complete(result: Fields, method: str) -> Fields:
 
 def result_for_bus(result: bytes, method: str) -> bytes:
     """Return an upstream's result as one of the modern era, without touching what is one already."""
-    if method not in CACHEABLE and b'"resultType"' in result:
+    if method not in CACHEABLE and _decode_result(result).kind is not UNSET:
         return result
     return encode(complete(decode_fields(result), method))

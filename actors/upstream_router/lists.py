@@ -99,9 +99,7 @@ async def list_all(
     return Answer(result=encode(complete(result, method)), error=None)
 
 
-async def _part(
-    member: Member, access: Access, method: str, params: bytes, timeout: float, *, blame: bool
-) -> Part:
+async def _part(member: Member, access: Access, method: str, params: bytes, timeout: float, *, blame: bool) -> Part:
     upstream, part = member.upstream, Part()
     if upstream.fault is not None:
         return Part(reason=upstream.fault)

@@ -61,6 +61,8 @@ class StdioClient:
         self._command, self._env = command, env
         self._pending: dict[int, Pending] = {}
         self._next_id = 0
+        self._abandoned = False
+        """Whether a request was given up since the last time that none was pending."""
         self._tasks = Tasks()
         self._process: asyncio.subprocess.Process | None = None
         self.server: ServerInfo | None = None
@@ -136,7 +138,7 @@ class StdioClient:
             async with asyncio.timeout(timeout):
                 return await self._ask(method, params, on_notification)
         except TimeoutError as error:
-            raise McpTransportError(f"no answer within {timeout:.0f} s", sent=True) from error
+            raise McpTransportError(f"no answer within {timeout:g} s", sent=True) from error
 
     async def _ask(self, method: str, params: bytes | None, notify: Notify | None = None) -> Answer:
         self._next_id += 1
@@ -154,13 +156,14 @@ class StdioClient:
             await self._write(head + (b',"params":' + params if params is not None else b"") + b"}")
             return await pending.answer
         except asyncio.CancelledError:
-            with suppress(McpTransportError):
-                await self._write(
-                    b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}' % number
-                )
+            self._abandoned = True
+            cancel = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}\n' % number
+            self._write_now(cancel)  # not waited for: a server that does not read would hold the caller
             raise
         finally:
             self._pending.pop(number, None)
+            if not self._pending:
+                self._abandoned = False
 
     async def _write(self, message: bytes) -> None:
         process = self._process
@@ -174,6 +177,12 @@ class StdioClient:
         except (ConnectionError, RuntimeError) as error:
             raise McpTransportError(self._ended(), sent=False) from error
 
+    def _write_now(self, line: bytes) -> None:
+        process = self._process
+        if process is not None and process.stdin is not None and process.returncode is None:
+            with suppress(ConnectionError, RuntimeError):
+                process.stdin.write(line)
+
     async def _read(self) -> None:
         assert self._process is not None and self._process.stdout is not None  # noqa: PT018, S101 - set before the start
         try:
@@ -183,17 +192,21 @@ class StdioClient:
         except ValueError:
             log.warning("stdio server killed: a line of its output is too long", command=self._command[0])
             self._signal(signal.SIGKILL)
-        await self._process.wait()
-        for pending in self._pending.values():
-            if not pending.answer.done():
-                pending.answer.set_exception(McpTransportError(self._ended(), sent=True))
+        finally:
+            with suppress(asyncio.CancelledError):
+                await self._process.wait()
+            log.info("stdio server ended", command=self._command[0], said=list(self.stderr)[-3:])
+            for pending in self._pending.values():
+                if not pending.answer.done():
+                    pending.answer.set_exception(McpTransportError(self._ended(), sent=True))
 
     def _take(self, line: bytes) -> None:
         try:
-            message = decode_envelope(line)
-        except (msgspec.DecodeError, RecursionError):
+            self._dispatch(decode_envelope(line), line)
+        except (ValueError, RecursionError):  # msgspec's errors are among these
             log.debug("line on stdout is not JSON-RPC", command=self._command[0])
-            return
+
+    def _dispatch(self, message: Envelope, line: bytes) -> None:
         if message.method and message.id is not msgspec.UNSET:
             self._tasks.start(self._answer_request(message))
         elif message.method:
@@ -208,9 +221,10 @@ class StdioClient:
             return
         if message.result:
             pending.answer.set_result(Answer(result=bytes(message.result), error=None))
+        elif message.error and bytes(message.error).startswith(b"{"):
+            pending.answer.set_result(Answer(result=None, error=bytes(message.error)))
         else:
-            error = bytes(message.error) if message.error else error_body(-32603, "the server's answer is empty")
-            pending.answer.set_result(Answer(result=None, error=error))
+            pending.answer.set_exception(McpWireError("the server's answer is neither a result nor an error"))
 
     def _deliver(self, method: str, message: Envelope, line: bytes) -> None:
         if method == "notifications/progress" and message.params:
@@ -224,8 +238,9 @@ class StdioClient:
                 method,
                 b'{"jsonrpc":"2.0","method":"notifications/progress","params":' + encode(params) + b"}",
             )
-        elif len(self._pending) == 1:
-            # Nothing in it says to which request a log line belongs: with one at hand it can be no other.
+        elif len(self._pending) == 1 and not self._abandoned:
+            # Nothing in it says to which request a log line belongs: with one at hand, and none that was given up
+            # but may still be worked on, it can be no other.
             (pending,) = self._pending.values()
             if pending.notify is not None:
                 pending.notify(method, line)
@@ -250,9 +265,8 @@ class StdioClient:
             self.stderr.append(line.decode(errors="replace").rstrip()[:2000])
 
     def _ended(self) -> str:
-        code = self._process.returncode if self._process is not None else None
-        said = f": {self.stderr[-1][:200]}" if self.stderr else ""
-        return f"the process ended (exit status {code}){said}"
+        # What it said on stderr is for operators: it may hold secrets, and callers read this text.
+        return f"the process ended (exit status {self._process.returncode if self._process is not None else None})"
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:

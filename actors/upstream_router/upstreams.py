@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -55,17 +56,33 @@ class Upstream:
         self.idle.set()
         self._unseal = unseal
         self._client: McpHttpClient | StdioClient | None = None
-        self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
         self._crashes: list[float] = []
         self._tasks = Tasks()
-        self._probing = False
+        self._probing = self._closed = False
 
     async def connected(self) -> ServerInfo:
-        """Return what the server said of itself. Raises `BadGateway` with the reason where it is away."""
-        client = await self._open()
+        """Return what the server said of itself.
+
+        Raises `BadGateway` or `DeadlineExceeded` where it is away, and what the Catalog answers to a caller who may
+        not connect to it: that is no fault of the server.
+        """
+        with self._busy():
+            client = await self._open()
         assert client.server is not None  # noqa: S101 - `_open` returns connected clients only
         return client.server
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        self.running += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self.running -= 1
+            self.last_used = time.monotonic()
+            if not self.running:
+                self.idle.set()
 
     async def request(
         self,
@@ -81,9 +98,7 @@ class Upstream:
         Raises `BadGateway` where the server is away and `DeadlineExceeded` where it is silent for `timeout`
         seconds. A request is repeated only where the server certainly has not seen it.
         """
-        self.running += 1
-        self.idle.clear()
-        try:
+        with self._busy():
             for attempt in (1, 2):
                 client = await self._open()
                 try:
@@ -97,11 +112,6 @@ class Upstream:
                         await self._drop(client)
                     raise self._away(error) from error
             raise AssertionError("the second attempt returns or raises")
-        finally:
-            self.running -= 1
-            if not self.running:
-                self.idle.set()
-            self.last_used = time.monotonic()
 
     async def _ask(
         self,
@@ -138,12 +148,11 @@ class Upstream:
 
     async def _connect(self) -> McpHttpClient | StdioClient:
         self._refuse_crash_loop()
+        connection = await self._unseal(self.server.name, self.authority)
         try:
-            self._connection = await self._unseal(self.server.name, self.authority)
-        except BusError:
-            if self._connection is None:  # a probe goes on with what the last caller was given
-                raise
-        client = _client_for(self._connection)
+            client = _client_for(connection)
+        except ValueError as error:
+            raise BadGateway(f"server {self.server.name}: its url or a header cannot be sent") from error
         try:
             await client.connect(timeout=CONNECT_SECONDS)
         except (McpTransportError, McpWireError, McpSessionLost) as error:
@@ -151,6 +160,12 @@ class Upstream:
                 self._crashes.append(time.monotonic())
             await client.close()
             raise self._away(error) from error
+        except BaseException:
+            await client.close()
+            raise
+        if self._closed:
+            await client.close()
+            raise BadGateway(f"server {self.server.name} was changed meanwhile: ask again")
         log.info("upstream connected", server=self.server.name, era=client.server and client.server.era)
         return client
 
@@ -171,7 +186,7 @@ class Upstream:
 
     def _away(self, error: Exception) -> BusError:
         text = f"server {self.server.name}: {error}"
-        if isinstance(error, McpTransportError) and str(error).startswith("no answer within"):
+        if isinstance(error, McpTransportError) and str(error).startswith("no answer"):
             return DeadlineExceeded(text)
         return BadGateway(text)
 
@@ -185,18 +200,25 @@ class Upstream:
 
     async def _probe(self) -> None:
         pause = PROBE_FIRST
-        while self.fault is not None:
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, PROBE_LAST)
-            if self._client is not None and not self.running:
-                await self._drop(self._client)
-            try:
-                await self.connected()
-                self.fault = None
-            except BusError as error:
-                self.fault = str(error)
-        self._probing = False
-        log.info("upstream back", server=self.server.name)
+        try:
+            while self.fault is not None:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, PROBE_LAST)
+                await self._try_again()
+            log.info("upstream back", server=self.server.name)
+        finally:
+            self._probing = False
+
+    async def _try_again(self) -> None:
+        if self._client is not None and not self.running:
+            await self._drop(self._client)
+        try:
+            await self.connected()
+            self.fault = None
+        except (BadGateway, DeadlineExceeded) as error:
+            self.fault = str(error)
+        except BusError:
+            self.fault = None  # the last caller may not connect any more: let the next one try
 
     def stderr(self) -> list[str]:
         """Return the latest lines of a stdio server's stderr."""
@@ -209,6 +231,7 @@ class Upstream:
             await client.close()
 
     async def close(self) -> None:
+        self._closed = True
         await self._tasks.cancel()
         await self.rest()
 
@@ -226,6 +249,7 @@ class Upstreams:
         self._unseal = unseal
         self._idle = settings.stdio_idle_ms / 1000
         self._live: dict[tuple[str, str, str], Upstream] = {}
+        self._retired: set[Upstream] = set()
         self._tasks = Tasks()
 
     def get(self, server: UpstreamServer, session: str, authority: Authority) -> Upstream:
@@ -241,8 +265,10 @@ class Upstreams:
         return upstream
 
     async def _retire(self, upstream: Upstream) -> None:
+        self._retired.add(upstream)
         await upstream.idle.wait()
         await upstream.close()
+        self._retired.discard(upstream)
 
     async def sweep(self) -> None:
         """For ever: close what has been idle for too long."""
@@ -256,5 +282,5 @@ class Upstreams:
 
     async def close(self) -> None:
         await self._tasks.cancel()
-        await asyncio.gather(*(upstream.close() for upstream in self._live.values()))
+        await asyncio.gather(*(upstream.close() for upstream in (*self._live.values(), *self._retired)))
         self._live.clear()
