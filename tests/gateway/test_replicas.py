@@ -253,3 +253,24 @@ async def test_a_stopped_actor_process_is_503_once_the_lease_is_over_and_recover
         while status != 200:
             async with http.post(url, json=modern(), headers=headers(bearer)) as answer:
                 status = answer.status
+
+
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+async def test_hanging_up_cancels_at_the_upstream(system, era):
+    url, key = endpoint(system, "dual"), f"hung-up-{era}"
+    async with asyncio.timeout(30), aiohttp.ClientSession() as http:
+        if era == "legacy":
+            sent = await initialize(http, system)
+            arguments = {"name": "wait_forever", "arguments": {"key": key}, "_meta": {"progressToken": 1}}
+            call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": arguments}
+        else:
+            sent = headers(system.tokens["dual"], "tools/call", Mcp_Name="wait_forever")
+            call = modern("tools/call", name="wait_forever", arguments={"key": key})
+            call["params"]["_meta"] = {**call["params"]["_meta"], "progressToken": 1}
+        async with http.post(url, json=call, headers=sent) as running:
+            await running.content.readuntil(b"\n\n")
+            running.close()
+        check = modern("tools/call", name="was_cancelled", arguments={"key": key})
+        sent = headers(system.tokens["dual"], "tools/call", Mcp_Name="was_cancelled")
+        async with http.post(url, json=check, headers=sent) as answer:
+            assert (await message_of(answer))["result"]["structuredContent"] == {"result": True}
