@@ -42,6 +42,7 @@ class UpstreamRouter(Actor):
         self._background = Tasks()
         self._answering = Answering(self._access, self._upstreams, self.audit, settings)
         self._deciding_again: asyncio.Task[None] | None = None
+        self._narrowings = 0
         self._endpoint = self.service.endpoint("mcp", f"{PREFIX}.mcp.*.*", self.role)
         self._pulse = f"{inbox_of(bus.caller)}.pulse{secrets.token_hex(8)}"
 
@@ -116,17 +117,23 @@ class UpstreamRouter(Actor):
             for call in self._calls.values():
                 if call.principal is not None and call.principal.depends_on(change.kind, change.key):
                     call.end("revoked")
+        elif change.action == "changed":
+            self._rights_changed(change)  # a user's groups, say
 
     def _rights_changed(self, _change: Change) -> None:
+        self._narrowings += 1
         if self._calls and (self._deciding_again is None or self._deciding_again.done()):
             self._deciding_again = self._background.start(self._decide_again())
 
     async def _decide_again(self) -> None:
-        """End the running calls that would not be let in any more."""
-        await asyncio.sleep(0)  # the caches drop what the change concerns first
-        for call in list(self._calls.values()):
-            if call.principal is not None and not await self._answering.still_allowed(call):
-                call.end("revoked")
+        """End the running calls that would not be let in any more; once more if rights change meanwhile."""
+        decided = None
+        while decided != self._narrowings:
+            decided = self._narrowings
+            await asyncio.sleep(0)  # the caches drop what the change concerns first
+            for call in list(self._calls.values()):
+                if call.principal is not None and not await self._answering.still_allowed(call):
+                    call.end("revoked")
 
     def _end_all(self) -> None:
         for call in self._calls.values():
