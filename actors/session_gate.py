@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.bus.actor import Actor, Caller, handles
 from mcpctl.bus.bearer import digest
-from mcpctl.bus.connection import Bus, Publisher
+from mcpctl.bus.connection import Bus, Publisher, cancel
 from mcpctl.bus.contract import Change, Changed, Changes, Done, PullChanges
 from mcpctl.bus.contracts import session, token
 from mcpctl.bus.deliveries import Stored
@@ -127,7 +127,7 @@ class SessionGate(Actor):
         self._opened.push_async_callback(self._publisher.close)
         watching = asyncio.create_task(self._watch())
         watching.add_done_callback(self._watch_ended)
-        self._opened.push_async_callback(_cancel, watching)
+        self._opened.push_async_callback(cancel, watching)
 
     async def close(self) -> None:
         await self._opened.aclose()
@@ -250,11 +250,6 @@ class SessionGate(Actor):
         if not task.cancelled():
             log.error("bucket of sessions is not watched any more", exc_info=task.exception())
             self.bus.closed.set()
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def _key(session_id: str) -> str:

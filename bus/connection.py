@@ -71,9 +71,20 @@ class Tasks:
         await self.cancel()
 
     async def cancel(self) -> None:
-        for task in self._running:
+        await cancel(*self._running)
+
+
+async def cancel(*tasks: "asyncio.Task[None]") -> None:
+    """Cancel tasks and return when they have ended.
+
+    Once is not enough: on Python 3.11 `asyncio.wait_for`, which nats-py asks with, swallows a cancellation that
+    meets its result.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.wait(pending, timeout=1.0)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: Any) -> Client:
@@ -335,4 +346,4 @@ def first_fault(error: ValidationError) -> str:
     return f"{where}: {text}" if where else text
 
 
-__all__ = ["INBOX", "Bus", "Delivery", "Publisher", "Tasks", "connect_nats", "first_fault"]
+__all__ = ["INBOX", "Bus", "Delivery", "Publisher", "Tasks", "cancel", "connect_nats", "first_fault"]

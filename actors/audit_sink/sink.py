@@ -15,7 +15,7 @@ from mcpctl.actors.audit_sink.tail import GATHER, LOOK_AGAIN, Tail
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.actor import Actor, Caller, handles
-from mcpctl.bus.connection import Bus, Publisher
+from mcpctl.bus.connection import Bus, Publisher, cancel
 from mcpctl.bus.context import remaining
 from mcpctl.bus.contract import Need
 from mcpctl.bus.contracts import audit
@@ -97,8 +97,7 @@ class AuditSink(Actor):
         await self._opened.aclose()
 
     async def _stop_draining(self, draining: "asyncio.Task[None]") -> None:
-        draining.cancel()
-        await asyncio.gather(draining, return_exceptions=True)
+        await cancel(draining)
         for stored in self._held.take_all():
             await self._consumer.give_back(stored)
         await self._consumer.hand_over()

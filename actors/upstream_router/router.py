@@ -156,6 +156,8 @@ class UpstreamRouter(Actor):
         except Exception:
             log.exception("call failed", method=call.head.method, project=call.head.project)
             fault = Internal("internal error; the router's log has the details")
+        if fault is None and call.ending is not None:
+            fault = _FAULT_OF[call.ending]  # the cancellation met the answer: the answer came too late
         accepting.cancel()
         for task in accepted:
             task.cancel()
