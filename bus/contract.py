@@ -58,7 +58,7 @@ class Call(Generic[Q, R]):
     """One question to one actor, and its answer.
 
     `callers` are the only roles whose NATS permissions let them ask. `timeout` is in seconds and is cut to
-    what is left of the caller's own. `open` marks the few calls whose request carries no bearer at all.
+    what is left of the caller's own.
     """
 
     name: str

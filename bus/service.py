@@ -5,7 +5,6 @@ any bug to the caller.
 """
 
 import secrets
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -51,7 +50,6 @@ class Service:
         self.id = secrets.token_hex(8)
         self.endpoints: dict[str, Endpoint] = {}
         self._started = datetime.now(UTC)
-        self._monotonic = time.monotonic()
 
     def endpoint(self, name: str, subject: str, queue_group: str) -> Endpoint:
         return self.endpoints.setdefault(name, Endpoint(subject, queue_group))

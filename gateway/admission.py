@@ -1,19 +1,19 @@
 """Who may come in: the right host, a bearer that stands for somebody, and the project that is theirs."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from aiohttp import web
 
 from mcpctl.bus.auditing import AuditWriter
+from mcpctl.bus.bearer import digest, kind_of
 from mcpctl.bus.contracts.session import Session
 from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import BusError, Forbidden, Unauthenticated
 from mcpctl.bus.mcp_messages import INVALID_REQUEST
 from mcpctl.bus.names import is_label
-from mcpctl.gateway.authorization import Refused, bearer_of
+from mcpctl.bus.principals import Principals
+from mcpctl.gateway.authorization import Refused, bearer_of, refusal_of
 from mcpctl.gateway.hosts import Hosts
-from mcpctl.gateway.principals import Principals
 from mcpctl.gateway.wire import NO_ID, Fault, fault_of
 
 
@@ -51,7 +51,7 @@ class Admission:
         project, server = request.match_info["project"], request.match_info.get("server")
         try:
             bearer = bearer_of(request)
-            principal = await self._principals.of(bearer)
+            principal = self._principals.peek(digest(bearer)) or await self._resolve(bearer)
         except Refused as refused:
             self._note_refusal(refused, project)
             raise fault_of(refused) from refused
@@ -64,25 +64,22 @@ class Admission:
             raise fault_of(Forbidden(f"no access to server {server} of project {project}"))
         return Exchange(request, bearer, principal, project, server)
 
+    async def _resolve(self, bearer: str) -> Principal:
+        if kind_of(bearer) is None:
+            raise Refused(401, "the token is not valid", "invalid_token")
+        try:
+            return await self._principals.of(bearer)
+        except Unauthenticated as error:
+            raise refusal_of(error) from error
+
     def _note_refusal(self, refused: Refused, project: str) -> None:
         cause = refused.__cause__
         if isinstance(cause, Unauthenticated):  # what has not even the form of a bearer costs the bus nothing
-            event: dict[str, Any] = {
-                "project": project if is_label(project) else None,
-                "rule": f"bearer {cause}",
-            }
-            self._append(event)
+            self._append(project, f"bearer {cause}", {})
 
     def _note_denial(self, principal: Principal, project: str) -> None:
-        event: dict[str, Any] = {
-            "project": project if is_label(project) else None,
-            "rule": "the token belongs to another project",
-            "principal": principal.label,
-            "user": principal.owner.name,
-            "token_name": principal.name if principal.kind == "McpToken" else None,
-            "token_sha": principal.sha if principal.kind == "McpToken" else None,
-        }
-        self._append(event)
+        self._append(project, "the token belongs to another project", principal.audit_fields)
 
-    def _append(self, event: dict[str, Any]) -> None:
-        self._audit.append_later(event | {"kind": "edge", "outcome": "deny", "gateway": self._gateway})
+    def _append(self, project: str, rule: str, who: dict[str, object]) -> None:
+        where = {"project": project if is_label(project) else None, "gateway": self._gateway}
+        self._audit.append_later({"kind": "edge", "outcome": "deny", "rule": rule, **where, **who})

@@ -26,12 +26,12 @@ from mcpctl.bus.mcp_messages import (
     response,
     same_id,
 )
+from mcpctl.bus.principals import Principals
 from mcpctl.bus.service import Endpoint
 from mcpctl.gateway import legacy, modern
 from mcpctl.gateway.admission import Admission, Exchange
 from mcpctl.gateway.dataplane import DataPlane
 from mcpctl.gateway.hosts import Hosts
-from mcpctl.gateway.principals import Principals
 from mcpctl.gateway.relay import Relay, result_of
 from mcpctl.gateway.sessions import Sessions
 from mcpctl.gateway.settings import GatewaySettings
@@ -62,7 +62,9 @@ class McpEndpoint:
 
     def __init__(self, bus: Bus, settings: GatewaySettings, counts: Endpoint) -> None:
         self._counts = counts
-        self.principals = Principals(bus, settings)
+        self.principals = Principals(
+            bus, positive_ttl_ms=settings.token_positive_ttl_ms, negative_ttl_ms=settings.token_negative_ttl_ms
+        )
         self.sessions = Sessions(bus)
         self.plane = DataPlane(bus)
         self.audit = AuditWriter(bus.client, bus.caller)

@@ -8,8 +8,9 @@ from mcpctl.bus.cache import LeasedCache, Loaded
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contract import Change
 from mcpctl.bus.contracts import catalog, rbac, token
-from mcpctl.bus.errors import Forbidden, Unauthenticated, Unavailable
+from mcpctl.bus.errors import Forbidden, Unavailable
 from mcpctl.bus.feed import Follower
+from mcpctl.bus.principals import Principals
 
 FOR_LONG = 3600.0
 """Seconds for which scopes and views are kept: their feeds drop them when they change."""
@@ -29,23 +30,19 @@ class AccessCache:
 
     def __init__(self, bus: Bus, settings: ActorSettings) -> None:
         self._bus = bus
-        self._ttl = settings.token_positive_ttl_ms / 1000
-        self.tokens = Follower(bus, token.feed)
+        self._principals = Principals(
+            bus, positive_ttl_ms=settings.token_positive_ttl_ms, negative_ttl_ms=settings.token_negative_ttl_ms
+        )
+        self.tokens = self._principals.follower
         self.definitions = Follower(bus, rbac.feed)
         self.catalog = Follower(bus, catalog.feed)
         self.followers = (self.tokens, self.definitions, self.catalog)
-        self._principals: LeasedCache[str, token.Principal] = LeasedCache(
-            self.tokens,
-            self._resolve,
-            refusals=(Unauthenticated,),
-            refusal_ttl=settings.token_negative_ttl_ms / 1000,
-            concerns=lambda _, principal, change: principal.depends_on(change.kind, change.key),
-        )
         self._scopes: LeasedCache[tuple[str, str], rbac.Scope] = LeasedCache(self.definitions, self._scope)
         self._views: LeasedCache[str, catalog.View] = LeasedCache(
             self.catalog, self._view, concerns=lambda project, _, change: _is_about(change, project)
         )
         self.tokens.on_change.append(self._token_changed)
+        self._principals.on_dropped.append(self._forget_scopes)
         self.tokens.on_reset.append(self._scopes.clear)
         self.definitions.on_change.append(lambda _: self._scopes.clear())
         self.catalog.on_change.append(self._catalog_changed)
@@ -62,7 +59,7 @@ class AccessCache:
 
     async def principal(self, bearer: str) -> token.Principal:
         """Return whom a bearer stands for. Raises `Unauthenticated`, `Unavailable`."""
-        return await self._principals.get(digest(bearer), bearer)
+        return await self._principals.of(bearer)
 
     async def of(self, bearer: str, project: str) -> Access:
         """Return the access of a bearer to a project.
@@ -87,12 +84,6 @@ class AccessCache:
             return access
         raise Forbidden(f"no access to project {project}")
 
-    async def _resolve(self, _sha: str, bearer: str) -> Loaded[token.Principal]:
-        answer = await self._bus.call(token.resolve, token.ResolveBearer(bearer=bearer))
-        left = answer.principal.expires_in_ms
-        ttl = self._ttl if left is None else min(self._ttl, left / 1000)
-        return Loaded(answer.epoch, answer.seq, answer.principal, ttl)
-
     async def _scope(self, key: tuple[str, str], bearer: str) -> Loaded[rbac.Scope]:
         for _ in range(3):
             answer = await self._bus.call(rbac.scope, rbac.GetScope(bearer=bearer, project=key[1]))
@@ -106,13 +97,10 @@ class AccessCache:
         return Loaded(answer.epoch, answer.seq, answer, FOR_LONG)
 
     def _token_changed(self, change: Change) -> None:
-        if change.action == "created":
-            self._principals.drop_refusals()
-            return
-        gone = self._principals.drop(lambda _, principal: principal.depends_on(change.kind, change.key))
-        if change.kind != "token":
+        if change.kind != "token" and change.action != "created":
             self._scopes.clear()  # a user's groups decide on the scopes of all its tokens
-        shas = {principal.sha for principal in gone}
+
+    def _forget_scopes(self, shas: set[str]) -> None:
         self._scopes.drop(lambda key, _: key[0] in shas)
 
     def _catalog_changed(self, change: Change) -> None:

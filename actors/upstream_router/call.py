@@ -47,8 +47,8 @@ class Call:
 
     def event(self, kind: str, outcome: str, **facts: object) -> dict[str, object]:
         """Return an audit event about this call."""
-        head, who = self.head, self.principal
-        event: dict[str, object] = {
+        head = self.head
+        return {
             "kind": kind,
             "outcome": outcome,
             "project": head.project,
@@ -59,12 +59,8 @@ class Call:
             "correlation": head.correlation,
             "trace": head.trace,
             **facts,
+            **(self.principal.audit_fields if self.principal is not None else {}),
         }
-        if who is not None:
-            token = who.kind == "McpToken"
-            event["principal"], event["user"] = who.label, who.owner.name
-            event["token_name"], event["token_sha"] = (who.name, who.sha) if token else (None, None)
-        return event
 
     def wants(self, params: Params) -> None:
         """Note which notifications the request asks for (2026-07-28: progress by its token, log messages by level)."""

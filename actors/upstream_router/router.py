@@ -34,7 +34,6 @@ class UpstreamRouter(Actor):
     def __init__(self, bus: Bus, settings: ActorSettings) -> None:
         super().__init__(bus)
         self.id = f"r{secrets.token_hex(6)}"
-        self._settings = settings
         self._access = AccessCache(bus, settings)
         self._upstreams = Upstreams(settings, self._unseal)
         self._calls: dict[str, Call] = {}

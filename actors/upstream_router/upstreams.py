@@ -220,10 +220,6 @@ class Upstream:
         except BusError:
             self.fault = None  # the last caller may not connect any more: let the next one try
 
-    def stderr(self) -> list[str]:
-        """Return the latest lines of a stdio server's stderr."""
-        return list(self._client.stderr) if isinstance(self._client, StdioClient) else []
-
     async def rest(self) -> None:
         """Close the connection; the next request opens another."""
         client, self._client = self._client, None

@@ -40,6 +40,17 @@ class Principal(Message):
         """The principal as one subject token: `token-ci`, `user-ann`, `sa-build`."""
         return principal_label(self.kind, self.name)
 
+    @property
+    def audit_fields(self) -> dict[str, object]:
+        """The fields of an audit event that say who."""
+        token = self.kind == "McpToken"
+        return {
+            "principal": self.label,
+            "user": self.owner.name,
+            "token_name": self.name if token else None,
+            "token_sha": self.sha if token else None,
+        }
+
     def depends_on(self, kind: str, key: str) -> bool:
         """Tell whether a change of `kind` and `key` on the token feed concerns this principal."""
         if kind == "token":

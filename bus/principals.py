@@ -1,43 +1,41 @@
-"""Bearers as the TokenRegistry resolves them, cached under the lease of its feed."""
+"""Bearers as the TokenRegistry resolves them, cached under the lease of its feed: for the gateway and the router."""
 
-from mcpctl.bus.bearer import digest, kind_of
+from collections.abc import Callable
+
+from mcpctl.bus.bearer import digest
 from mcpctl.bus.cache import LeasedCache, Loaded
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contract import Change
 from mcpctl.bus.contracts import token
 from mcpctl.bus.errors import Unauthenticated
 from mcpctl.bus.feed import Follower
-from mcpctl.gateway.authorization import Refused, refusal_of
-from mcpctl.gateway.settings import GatewaySettings
 
 
 class Principals:
-    """Bearers as the TokenRegistry resolves them, kept under the lease of its feed."""
+    """Whom each bearer stands for; a refusal is kept too, for a shorter time. Lifetimes are in milliseconds."""
 
-    def __init__(self, bus: Bus, settings: GatewaySettings) -> None:
+    def __init__(self, bus: Bus, *, positive_ttl_ms: int, negative_ttl_ms: int) -> None:
         self.follower = Follower(bus, token.feed)
         self._bus = bus
-        self._ttl = settings.token_positive_ttl_ms / 1000
+        self.on_dropped: list[Callable[[set[str]], None]] = []
+        """Told the SHA-256 of the bearers whose principals a change has dropped."""
+        self._ttl = positive_ttl_ms / 1000
         self._cache: LeasedCache[str, token.Principal] = LeasedCache(
             self.follower,
             self._load,
             refusals=(Unauthenticated,),
-            refusal_ttl=settings.token_negative_ttl_ms / 1000,
+            refusal_ttl=negative_ttl_ms / 1000,
             concerns=lambda _, principal, change: principal.depends_on(change.kind, change.key),
         )
         self.follower.on_change.append(self._changed)
 
+    def peek(self, sha: str) -> token.Principal | None:
+        """Return what is known of the bearer with this SHA-256 and may be believed now."""
+        return self._cache.peek(sha)
+
     async def of(self, bearer: str) -> token.Principal:
-        """Return the principal of a bearer. Raises `Refused` (401), `Unavailable`."""
-        principal = self._cache.peek(digest(bearer))
-        if principal is not None:
-            return principal
-        if kind_of(bearer) is None:
-            raise Refused(401, "the token is not valid", "invalid_token")
-        try:
-            return await self._cache.get(digest(bearer), bearer)
-        except Unauthenticated as error:
-            raise refusal_of(error) from error
+        """Return the principal of a bearer. Raises `Unauthenticated`, `Unavailable`."""
+        return await self._cache.get(digest(bearer), bearer)
 
     async def _load(self, _sha: str, bearer: str) -> Loaded[token.Principal]:
         answer = await self._bus.call(token.resolve, token.ResolveBearer(bearer=bearer))
@@ -49,4 +47,6 @@ class Principals:
         if change.action == "created":
             self._cache.drop_refusals()
         else:
-            self._cache.drop(lambda _, principal: principal.depends_on(change.kind, change.key))
+            gone = self._cache.drop(lambda _, principal: principal.depends_on(change.kind, change.key))
+            for dropped in self.on_dropped:
+                dropped({principal.sha for principal in gone})
