@@ -77,14 +77,26 @@ class Tasks:
 async def cancel(*tasks: "asyncio.Task[None]") -> None:
     """Cancel tasks and return when they have ended.
 
-    Once is not enough: on Python 3.11 `asyncio.wait_for`, which nats-py asks with, swallows a cancellation that
-    meets its result.
+    Once is not enough: nats-py's `publish` swallows a cancellation, and so does (on Python 3.11) `asyncio.wait_for`,
+    which it asks with, when the cancellation meets the result.
     """
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
             task.cancel()
-        await asyncio.wait(pending, timeout=1.0)
+        await asyncio.wait(pending, timeout=0.1)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_together(*works: Coroutine[Any, Any, None]) -> None:
+    """Run works side by side until the first fails or this is cancelled; all of them have ended then.
+
+    What an `asyncio.TaskGroup` does, which however cancels its tasks only once: see `cancel`.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        await cancel(*tasks)
 
 
 async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: Any) -> Client:
@@ -346,4 +358,4 @@ def first_fault(error: ValidationError) -> str:
     return f"{where}: {text}" if where else text
 
 
-__all__ = ["INBOX", "Bus", "Delivery", "Publisher", "Tasks", "cancel", "connect_nats", "first_fault"]
+__all__ = ["INBOX", "Bus", "Delivery", "Publisher", "Tasks", "cancel", "connect_nats", "first_fault", "run_together"]

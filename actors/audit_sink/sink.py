@@ -15,7 +15,7 @@ from mcpctl.actors.audit_sink.tail import GATHER, LOOK_AGAIN, Tail
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.actor import Actor, Caller, handles
-from mcpctl.bus.connection import Bus, Publisher, cancel
+from mcpctl.bus.connection import Bus, Publisher, cancel, run_together
 from mcpctl.bus.context import remaining
 from mcpctl.bus.contract import Need
 from mcpctl.bus.contracts import audit
@@ -133,11 +133,9 @@ class AuditSink(Actor):
         while True:
             try:
                 await self._attach()
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._fetch())
-                    tasks.create_task(self._commit())
-            except* (BusError, OutOfStep) as errors:
-                log.warning("audit stream not drained, trying again", error=str(errors.exceptions[0]))
+                await run_together(self._fetch(), self._commit())
+            except (BusError, OutOfStep) as error:
+                log.warning("audit stream not drained, trying again", error=str(error))
             await asyncio.sleep(0.2)
 
     def _drain_ended(self, task: "asyncio.Task[None]") -> None:

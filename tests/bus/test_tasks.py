@@ -2,7 +2,9 @@
 
 import asyncio
 
-from mcpctl.bus.connection import Tasks, cancel
+import pytest
+
+from mcpctl.bus.connection import Tasks, cancel, run_together
 
 
 async def swallows_one_cancellation(began):
@@ -38,3 +40,41 @@ async def test_what_runs_is_waited_for_and_what_runs_on_is_cancelled():
     assert done == [True]
     assert quick.done()
     assert endless.cancelled()
+
+
+async def test_works_run_together_end_though_one_swallows_a_cancellation():
+    began = asyncio.Event()
+    ended = []
+
+    async def other():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("other")
+
+    together = asyncio.create_task(run_together(swallows_one_cancellation(began), other()))
+    await began.wait()
+
+    async with asyncio.timeout(5):
+        await cancel(together)
+
+    assert together.cancelled()
+    assert ended == ["other"]
+
+
+async def test_when_one_work_fails_the_others_have_ended():
+    ended = []
+
+    async def fails():
+        raise ValueError("no")
+
+    async def other():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("other")
+
+    with pytest.raises(ValueError, match="no"):
+        await run_together(other(), fails())
+
+    assert ended == ["other"]
