@@ -102,8 +102,8 @@ class Actor:
 
     async def decide(self, bearer: str, need: Need, name: str | None, project: str | None) -> rbac.Verdict:
         """Ask the RbacEvaluator for its verdict, granted or not. Raises `Unauthenticated` for a bad bearer."""
-        asked = {"bearer": bearer, "verb": need.verb, "resource": need.resource, "name": name, "project": project}
-        check = rbac.Check.model_validate(asked)
+        asked = {"verb": need.verb, "resource": need.resource, "action": need.operation, "name": name}
+        check = rbac.Check.model_validate({"bearer": bearer, "project": project, **asked})
         return await self.bus.call(rbac.check, check)
 
     async def authorize(self, bearer: str, need: Need, name: str | None, project: str | None) -> rbac.Verdict:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,26 +39,79 @@ R = TypeVar("R", bound=Message)
 M = TypeVar("M", bound=Message)
 
 
+class Ref(Message):
+    """Names one resource; `project` where its name means nothing without."""
+
+    kind: str
+    name: str
+    project: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" + (f" of project {self.project}" if self.project else "")
+
+
+class Outcome(Message):
+    """What applying one document did, or (in a dry run) would do. `before` is its specification as it was."""
+
+    ref: Ref
+    action: Literal["created", "configured", "unchanged", "removed"]
+    before: dict[str, Any] | None = None
+
+
+class Applied(Message):
+    """What applying documents did, in their order."""
+
+    items: tuple[Outcome, ...]
+
+
+class Backup(Authorized):
+    """Return all rows that an actor keeps: digests as they are, secrets sealed or (`secrets` false) left out."""
+
+    secrets: bool = True
+
+
+class Dump(Message):
+    """An actor's rows at one moment: `revision` is that of its tables, `rows` is JSON, zlib and Base64."""
+
+    actor: str
+    revision: str
+    rows: str
+
+
+class Restore(Authorized):
+    """Replace all rows that an actor keeps by those of a dump, in one transaction and under a new epoch."""
+
+    dump: Dump
+
+
 @dataclass(frozen=True)
 class Need:
-    """The right that a call demands of its bearer, in the request's `project` and on its `name`.
+    """The right that a call demands of its bearer: a verb on a resource, or an operation.
 
-    The RbacEvaluator is asked before the handler runs. None of these where a handler decides by itself.
+    In the request's `project` and on its `name`. The RbacEvaluator is asked before the handler runs. None of these
+    where a handler decides by itself.
     """
 
     verb: Literal["view", "create", "edit", "delete", "run"]
-    resource: str
+    resource: str | None = None
+    operation: str | None = None
+
+    @classmethod
+    def to_operate(cls, operation: str) -> "Need":
+        """Return the need of an operation such as `backup`."""
+        return cls("run", operation=operation)
 
     def __str__(self) -> str:
-        return f"{self.verb} on {self.resource}"
+        return f"{self.verb} on {self.resource}" if self.operation is None else f"operation {self.operation}"
 
 
 @dataclass(frozen=True)
 class Call(Generic[Q, R]):
     """One question to one actor, and its answer.
 
-    `callers` are the only roles whose NATS permissions let them ask. `timeout` is in seconds and is cut to
-    what is left of the caller's own.
+    `callers` are the only roles that ask it over the bus. `timeout` is in seconds and is cut to
+    what is left of the caller's own. `http` are the routes at which gateways serve it below `/api/v1`
+    (`GET /projects/{name}`): they may ask it then too, on the authority of the bearer inside.
     """
 
     name: str
@@ -67,6 +120,12 @@ class Call(Generic[Q, R]):
     callers: tuple[Role, ...]
     needs: Need | None = None
     timeout: float = 2.0
+    http: tuple[str, ...] = ()
+
+    @property
+    def asked_by(self) -> tuple[Role, ...]:
+        """The roles whose NATS permissions let them ask."""
+        return self.callers if not self.http or "gateway" in self.callers else (*self.callers, "gateway")
 
     @property
     def actor(self) -> str:

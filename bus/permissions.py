@@ -23,7 +23,7 @@ def of(role: Role, caller: str) -> Permissions:
     granted = Permissions(subscribe=[f"{inbox_of(caller)}.>"])
     for module in CONTRACTS:
         for item in declared(module):
-            if isinstance(item, Call) and role in item.callers:
+            if isinstance(item, Call) and role in item.asked_by:
                 granted.publish.append(item.subject(caller))
             if isinstance(item, Event) and role in item.listeners:
                 granted.subscribe.append(item.subject)

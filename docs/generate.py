@@ -35,7 +35,7 @@ def contracts() -> str:
             if isinstance(item, Call):
                 needs = str(item.needs) if item.needs else "none: the handler decides"
                 lines.append(
-                    f"| `{item.name}` | {item.summary} | {', '.join(item.callers)} | {needs} | {item.timeout:g} |"
+                    f"| `{item.name}` | {item.summary} | {', '.join(item.asked_by)} | {needs} | {item.timeout:g} |"
                 )
             elif isinstance(item, Event):
                 events.append(item)

@@ -45,7 +45,7 @@ class RbacEvaluator(Actor):
 
     async def decide(self, bearer: str, need: Need, name: str | None, project: str | None) -> rbac.Verdict:
         """Decide here: no other actor knows better."""
-        return await self._decide(bearer, Question(need.verb, need.resource, name, project))
+        return await self._decide(bearer, Question(need.verb, need.resource, name, project, need.operation))
 
     @handles(rbac.check)
     async def check(self, request: rbac.Check, _caller: Caller) -> rbac.Verdict:

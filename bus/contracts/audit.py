@@ -106,5 +106,13 @@ class Follow(Authorized):
     wait_ms: int = Field(20_000, ge=0, le=30_000)
 
 
-query = Call("audit.query", Query, Entries, callers=("operator",), needs=Need("view", "audit"), timeout=10.0)
+query = Call(
+    "audit.query",
+    Query,
+    Entries,
+    callers=("operator",),
+    needs=Need("view", "audit"),
+    timeout=10.0,
+    http=("POST /audit/query",),
+)
 follow = Call("audit.follow", Follow, Entries, callers=("operator",), needs=Need("view", "audit"), timeout=35.0)

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from mcpctl.bus.contract import Authorized, Call, Done, Feed, Message, Need
-from mcpctl.bus.names import Label
+from mcpctl.bus.contract import Applied, Authorized, Backup, Call, Done, Dump, Feed, Message, Need, Ref, Restore
+from mcpctl.bus.names import Label, Labels, Lifetime, lifetime_seconds
 
 SECRET_MARK = "secret:"  # noqa: S105 - the mark of a reference, not a secret
 """A header or environment value that begins so names a secret: the value is unsealed for the router alone."""
@@ -30,6 +30,7 @@ class ServerSpec(Message):
     """
 
     name: Label
+    labels: Labels = Field(default_factory=dict)
     description: str = Field("", max_length=500)
     url: str | None = Field(None, max_length=2048)
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
@@ -125,11 +126,20 @@ class DeleteServer(Authorized):
 
 
 class ProjectSpec(Message):
-    """A project: the servers that its tokens may be given, in the order in which they are listed."""
+    """A project: the servers that its tokens may be given, in the order in which they are listed.
+
+    `max_token_ttl` (`30d`, `12h`) is the longest that an mcptoken of the project may last.
+    """
 
     name: Label
+    labels: Labels = Field(default_factory=dict)
     description: str = Field("", max_length=500)
     servers: tuple[Label, ...] = Field((), max_length=500)
+    max_token_ttl: Lifetime | None = None
+
+    @property
+    def max_token_ttl_seconds(self) -> int | None:
+        return None if self.max_token_ttl is None else lifetime_seconds(self.max_token_ttl)
 
 
 class Project(Message):
@@ -181,10 +191,20 @@ class DeleteProject(Authorized):
     name: Label
 
 
+class SecretSpec(Message):
+    """A secret, as a document describes it: by its value, or sealed; where neither is given, it must be there."""
+
+    name: Label
+    labels: Labels = Field(default_factory=dict)
+    value: Annotated[str, Field(repr=False, min_length=1, max_length=65536)] | None = None
+    sealed: Annotated[str, Field(repr=False, max_length=120_000)] | None = None
+
+
 class CreateSecret(Authorized):
     """Seal a value under a name; it can be used by servers and is never shown again."""
 
     name: Label
+    labels: Labels = Field(default_factory=dict)
     value: Annotated[str, Field(repr=False, min_length=1, max_length=65536)]
     replace: bool = False
 
@@ -193,6 +213,7 @@ class Secret(Message):
     """A secret's name and age: the value stays sealed."""
 
     name: str
+    labels: dict[str, str] = Field(default_factory=dict)
     created_at: datetime
     updated_at: datetime
     used_by: tuple[str, ...] = ()
@@ -206,10 +227,38 @@ class Secrets(Message):
     items: tuple[Secret, ...]
 
 
+class GetSecret(Authorized):
+    """Show one secret's name and age."""
+
+    name: Label
+
+
 class DeleteSecret(Authorized):
     """Delete a secret that no server uses."""
 
     name: Label
+
+
+class Apply(Authorized):
+    """Bring projects, servers and secrets to their documents, all or none; `remove` what is no longer wanted."""
+
+    projects: tuple[ProjectSpec, ...] = ()
+    servers: tuple[ServerSpec, ...] = ()
+    secrets: tuple[SecretSpec, ...] = ()
+    remove: tuple[Ref, ...] = ()
+    dry_run: bool = False
+
+
+class GetTokenTerms(Authorized):
+    """Say on what terms mcptokens of a project may be issued."""
+
+    project: Label
+
+
+class TokenTerms(Message):
+    """The longest that an mcptoken of the project may last, in seconds."""
+
+    max_ttl_seconds: int | None
 
 
 class GetView(Authorized):
@@ -255,34 +304,124 @@ class Connection(Message):
 
 
 create_server = Call(
-    "catalog.create_server", CreateServer, Server, callers=("operator",), needs=Need("create", "servers")
+    "catalog.create_server",
+    CreateServer,
+    Server,
+    callers=("operator",),
+    needs=Need("create", "servers"),
+    http=("POST /servers",),
 )
-list_servers = Call("catalog.list_servers", ListServers, Servers, callers=("operator",), needs=Need("view", "servers"))
-get_server = Call("catalog.get_server", GetServer, Server, callers=("operator",), needs=Need("view", "servers"))
-edit_server = Call("catalog.edit_server", EditServer, Server, callers=("operator",), needs=Need("edit", "servers"))
+list_servers = Call(
+    "catalog.list_servers",
+    ListServers,
+    Servers,
+    callers=("operator",),
+    needs=Need("view", "servers"),
+    http=("GET /servers",),
+)
+get_server = Call(
+    "catalog.get_server",
+    GetServer,
+    Server,
+    callers=("operator",),
+    needs=Need("view", "servers"),
+    http=("GET /servers/{name}",),
+)
+edit_server = Call(
+    "catalog.edit_server",
+    EditServer,
+    Server,
+    callers=("operator",),
+    needs=Need("edit", "servers"),
+    http=("PUT /servers/{name}",),
+)
 delete_server = Call(
-    "catalog.delete_server", DeleteServer, Done, callers=("operator",), needs=Need("delete", "servers")
+    "catalog.delete_server",
+    DeleteServer,
+    Done,
+    callers=("operator",),
+    needs=Need("delete", "servers"),
+    http=("DELETE /servers/{name}",),
 )
 
 create_project = Call(
-    "catalog.create_project", CreateProject, Project, callers=("operator",), needs=Need("create", "projects")
+    "catalog.create_project",
+    CreateProject,
+    Project,
+    callers=("operator",),
+    needs=Need("create", "projects"),
+    http=("POST /projects",),
 )
 list_projects = Call(
-    "catalog.list_projects", ListProjects, Projects, callers=("operator",), needs=Need("view", "projects")
+    "catalog.list_projects",
+    ListProjects,
+    Projects,
+    callers=("operator",),
+    needs=Need("view", "projects"),
+    http=("GET /projects",),
 )
-get_project = Call("catalog.get_project", GetProject, Project, callers=("operator",), needs=Need("view", "projects"))
-edit_project = Call("catalog.edit_project", EditProject, Project, callers=("operator",), needs=Need("edit", "projects"))
+get_project = Call(
+    "catalog.get_project",
+    GetProject,
+    Project,
+    callers=("operator",),
+    needs=Need("view", "projects"),
+    http=("GET /projects/{name}",),
+)
+edit_project = Call(
+    "catalog.edit_project",
+    EditProject,
+    Project,
+    callers=("operator",),
+    needs=Need("edit", "projects"),
+    http=("PUT /projects/{name}",),
+)
 delete_project = Call(
-    "catalog.delete_project", DeleteProject, Done, callers=("operator",), needs=Need("delete", "projects")
+    "catalog.delete_project",
+    DeleteProject,
+    Done,
+    callers=("operator",),
+    needs=Need("delete", "projects"),
+    http=("DELETE /projects/{name}",),
 )
 
 create_secret = Call(
-    "catalog.create_secret", CreateSecret, Secret, callers=("operator",), needs=Need("create", "secrets")
+    "catalog.create_secret",
+    CreateSecret,
+    Secret,
+    callers=("operator",),
+    needs=Need("create", "secrets"),
+    http=("POST /secrets",),
 )
-list_secrets = Call("catalog.list_secrets", ListSecrets, Secrets, callers=("operator",), needs=Need("view", "secrets"))
+list_secrets = Call(
+    "catalog.list_secrets",
+    ListSecrets,
+    Secrets,
+    callers=("operator",),
+    needs=Need("view", "secrets"),
+    http=("GET /secrets",),
+)
+get_secret = Call(
+    "catalog.get_secret",
+    GetSecret,
+    Secret,
+    callers=("operator",),
+    needs=Need("view", "secrets"),
+    http=("GET /secrets/{name}",),
+)
 delete_secret = Call(
-    "catalog.delete_secret", DeleteSecret, Done, callers=("operator",), needs=Need("delete", "secrets")
+    "catalog.delete_secret",
+    DeleteSecret,
+    Done,
+    callers=("operator",),
+    needs=Need("delete", "secrets"),
+    http=("DELETE /secrets/{name}",),
 )
+
+apply = Call("catalog.apply", Apply, Applied, callers=("operator",), timeout=10.0)
+token_terms = Call("catalog.token_terms", GetTokenTerms, TokenTerms, callers=("token",))
+backup = Call("catalog.backup", Backup, Dump, callers=("operator",), needs=Need.to_operate("backup"), timeout=30.0)
+restore = Call("catalog.restore", Restore, Done, callers=("operator",), needs=Need.to_operate("restore"), timeout=30.0)
 
 view = Call("catalog.view", GetView, View, callers=("router",))
 unseal = Call("catalog.unseal", Unseal, Connection, callers=("router",))

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mcpctl.bus.contract import Authorized, Call, Done, Feed, Message, Need
-from mcpctl.bus.names import Label, principal_label
+from mcpctl.bus.contract import Applied, Authorized, Backup, Call, Done, Dump, Feed, Message, Need, Ref, Restore
+from mcpctl.bus.names import Label, Labels, principal_label
 
 Role = Literal["view", "create", "delete", "edit", "run"]
 Verb = Literal["view", "create", "edit", "delete", "run"]
@@ -190,6 +190,7 @@ class Definition(Message):
     """Subjects, and what they are granted: in one project, or (`project` None) in all."""
 
     name: Label
+    labels: Labels = Field(default_factory=dict)
     project: Label | None = None
     subjects: tuple[str, ...] = Field(min_length=1)
     bindings: tuple[Binding, ...] = ()
@@ -213,6 +214,8 @@ class Check(Authorized):
     name: str | None = Field(None, max_length=300)
     project: Label | None = None
     action: Operation | None = None
+    subject: str | None = Field(None, description="ask for another: `User:ann`, `McpToken:ci`; takes `impersonate`")
+    arguments: dict[str, Any] | None = Field(None, description="of the tool call that is asked about")
 
     @model_validator(mode="after")
     def _asks_one_thing(self) -> Self:
@@ -286,7 +289,9 @@ class Define(Authorized):
 
 
 class ListDefinitions(Authorized):
-    """List the definitions."""
+    """List the definitions; those that hold one mcptoken's own bindings only with `of_tokens`."""
+
+    of_tokens: bool = False
 
 
 class Definitions(Message):
@@ -306,12 +311,17 @@ class DeleteDefinition(Authorized):
 
 
 class BindToken(Authorized):
-    """Give a new mcptoken its bindings, on the authority of the one who issues it."""
+    """Give a new mcptoken its bindings, on the authority of the one who issues it.
+
+    `clone` adds what that one may do in the project now, `copy_of` the bindings of another mcptoken.
+    """
 
     project: Label
     name: Label
     sha: str
-    bindings: tuple[Binding, ...]
+    bindings: tuple[Binding, ...] = ()
+    clone: bool = False
+    copy_of: str | None = None
 
 
 class UnbindSubject(Message):
@@ -333,16 +343,69 @@ class Bindings(Message):
     bindings: tuple[Binding, ...]
 
 
-check = Call("rbac.check", Check, Verdict, callers=("operator", "token", "catalog", "session", "audit"))
-scope = Call("rbac.scope", GetScope, ScopeOf, callers=("router", "catalog", "operator"))
+class ListTokenBindings(Authorized):
+    """Show the bindings of all mcptokens, of one project or (`project` None) of all."""
+
+    project: Label | None = None
+
+
+class TokenBindings(Message):
+    """The bindings of each mcptoken that has any, by its SHA-256."""
+
+    items: dict[str, tuple[Binding, ...]]
+
+
+class Apply(Authorized):
+    """Bring definitions to their documents, all or none; `remove` what is no longer wanted."""
+
+    definitions: tuple[Definition, ...] = ()
+    remove: tuple[Ref, ...] = ()
+    dry_run: bool = False
+
+
+check = Call(
+    "rbac.check",
+    Check,
+    Verdict,
+    callers=("operator", "token", "catalog", "session", "audit", "router"),
+    http=("POST /can-i",),
+)
+scope = Call("rbac.scope", GetScope, ScopeOf, callers=("router", "catalog", "operator", "token"))
 check_ceiling = Call("rbac.check_ceiling", CheckCeiling, Done, callers=("token",))
-define = Call("rbac.define", Define, Definition, callers=("operator",), needs=Need("create", "rbac"))
-redefine = Call("rbac.redefine", Define, Definition, callers=("operator",), needs=Need("edit", "rbac"))
-list_definitions = Call("rbac.list", ListDefinitions, Definitions, callers=("operator",), needs=Need("view", "rbac"))
-get_definition = Call("rbac.get", GetDefinition, Definition, callers=("operator",), needs=Need("view", "rbac"))
-delete_definition = Call("rbac.delete", DeleteDefinition, Done, callers=("operator",), needs=Need("delete", "rbac"))
-bind_token = Call("rbac.bind_token", BindToken, Done, callers=("token",), needs=Need("create", "mcptokens"))
+define = Call(
+    "rbac.define", Define, Definition, callers=("operator",), needs=Need("create", "rbac"), http=("POST /rbac",)
+)
+redefine = Call(
+    "rbac.redefine", Define, Definition, callers=("operator",), needs=Need("edit", "rbac"), http=("PUT /rbac/{name}",)
+)
+list_definitions = Call(
+    "rbac.list", ListDefinitions, Definitions, callers=("operator",), needs=Need("view", "rbac"), http=("GET /rbac",)
+)
+get_definition = Call(
+    "rbac.get", GetDefinition, Definition, callers=("operator",), needs=Need("view", "rbac"), http=("GET /rbac/{name}",)
+)
+delete_definition = Call(
+    "rbac.delete",
+    DeleteDefinition,
+    Done,
+    callers=("operator",),
+    needs=Need("delete", "rbac"),
+    http=("DELETE /rbac/{name}",),
+)
+bind_token = Call("rbac.bind_token", BindToken, Bindings, callers=("token",), needs=Need("create", "mcptokens"))
 unbind = Call("rbac.unbind", UnbindSubject, Done, callers=("token",))
-get_bindings = Call("rbac.bindings", GetBindings, Bindings, callers=("operator",), needs=Need("view", "mcptokens"))
+get_bindings = Call(
+    "rbac.bindings",
+    GetBindings,
+    Bindings,
+    callers=("operator", "token"),
+    needs=Need("view", "mcptokens"),
+)
+list_token_bindings = Call(
+    "rbac.list_token_bindings", ListTokenBindings, TokenBindings, callers=("operator",), needs=Need("view", "mcptokens")
+)
+apply = Call("rbac.apply", Apply, Applied, callers=("operator",), timeout=10.0)
+backup = Call("rbac.backup", Backup, Dump, callers=("operator",), needs=Need.to_operate("backup"), timeout=30.0)
+restore = Call("rbac.restore", Restore, Done, callers=("operator",), needs=Need.to_operate("restore"), timeout=30.0)
 
 feed = Feed("rbac", followers=("router",))

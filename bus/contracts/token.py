@@ -3,14 +3,33 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
-from mcpctl.bus.contract import Authorized, BearerText, Call, Done, Feed, Message, Need
+from mcpctl.bus.contract import (
+    Applied,
+    Authorized,
+    Backup,
+    BearerText,
+    Call,
+    Done,
+    Dump,
+    Feed,
+    Message,
+    Need,
+    Outcome,
+    Ref,
+    Restore,
+)
 from mcpctl.bus.contracts.rbac import Binding
-from mcpctl.bus.names import Label, UserName, principal_label
+from mcpctl.bus.names import Label, Labels, UserName, principal_label
 
 DEFAULT_TTL_SECONDS = 30 * 24 * 3600
 SESSION_TTL_SECONDS = 12 * 3600
+
+Ttl = Annotated[int, Field(gt=0, le=10 * 365 * 86400)]
+"""Seconds that a bearer lasts."""
+
+TokenId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 Status = Literal["active", "expired", "revoked"]
 Password = Annotated[str, Field(min_length=8, max_length=1024)]
@@ -70,6 +89,13 @@ class Resolved(Message):
     principal: Principal
 
 
+class FindPrincipal(Authorized):
+    """Say whom a subject (`User:ann`, `ServiceAccount:ci`, `McpToken:<SHA-256>` or `McpToken:<name>`) stands for."""
+
+    subject: str
+    project: Label | None = None
+
+
 class WhoAmI(Authorized):
     """Say whom the own bearer stands for."""
 
@@ -101,11 +127,53 @@ class Bootstrap(Message):
     password: Password = Field(repr=False)
 
 
+class UserSpec(Message):
+    """A user, as a document describes it; `password_hash` (argon2) is never shown, and stays where none is given."""
+
+    name: UserName
+    labels: Labels = Field(default_factory=dict)
+    groups: tuple[Label, ...] = ()
+    disabled: bool = False
+    password_hash: Annotated[str, Field(repr=False, pattern=r"^\$argon2id?\$[\x21-\x7e]{1,500}$")] | None = None
+
+
+class GroupSpec(Message):
+    """A group, as a document describes it: `groups` are those of which all its members are members too."""
+
+    name: Label
+    labels: Labels = Field(default_factory=dict)
+    description: str = Field("", max_length=500)
+    groups: tuple[Label, ...] = ()
+
+
+class ServiceAccountSpec(Message):
+    """A service account, as a document describes it."""
+
+    name: Label
+    labels: Labels = Field(default_factory=dict)
+    description: str = Field("", max_length=500)
+    groups: tuple[Label, ...] = ()
+
+
+class TokenSpec(Message):
+    """An mcptoken, as a document describes it: created where it is missing, and never changed."""
+
+    project: Label
+    name: Label
+    labels: Labels = Field(default_factory=dict)
+    description: str = Field("", max_length=500)
+    bindings: tuple[Binding, ...] = ()
+    ttl_seconds: Ttl | None = None
+    expires_at: AwareDatetime | None = None
+    never_expires: bool = False
+
+
 class CreateUser(Authorized):
     """Create a user."""
 
     name: UserName
     password: Password = Field(repr=False)
+    labels: Labels = Field(default_factory=dict)
     groups: tuple[Label, ...] = ()
 
 
@@ -113,6 +181,7 @@ class User(Message):
     """A user: never with the password or its digest."""
 
     name: str
+    labels: dict[str, str] = Field(default_factory=dict)
     groups: tuple[str, ...]
     disabled: bool
     created_at: datetime
@@ -136,6 +205,7 @@ class EditUser(Authorized):
     """Change a user: what is left out stays as it is."""
 
     name: UserName
+    labels: Labels | None = None
     groups: tuple[Label, ...] | None = None
     disabled: bool | None = None
     password: Password | None = Field(None, repr=False)
@@ -147,10 +217,63 @@ class DeleteUser(Authorized):
     name: UserName
 
 
+class CreateGroup(Authorized):
+    """Create a group, with members if any are named (`User:ann`, `ServiceAccount:ci`, `Group:devs`)."""
+
+    name: Label
+    labels: Labels = Field(default_factory=dict)
+    description: str = Field("", max_length=500)
+    groups: tuple[Label, ...] = ()
+    members: tuple[str, ...] = ()
+
+
+class Group(Message):
+    """A group: `groups` are those that it is a member of itself, `members` its own as subjects."""
+
+    name: str
+    labels: dict[str, str] = Field(default_factory=dict)
+    description: str
+    groups: tuple[str, ...]
+    members: tuple[str, ...]
+    created_at: datetime
+
+
+class ListGroups(Authorized):
+    """List the groups."""
+
+
+class Groups(Message):
+    items: tuple[Group, ...]
+
+
+class GetGroup(Authorized):
+    """Show one group."""
+
+    name: Label
+
+
+class EditGroup(Authorized):
+    """Change a group: what is left out stays as it is; members are added and removed by subject."""
+
+    name: Label
+    labels: Labels | None = None
+    description: str | None = Field(None, max_length=500)
+    groups: tuple[Label, ...] | None = None
+    add_members: tuple[str, ...] = ()
+    remove_members: tuple[str, ...] = ()
+
+
+class DeleteGroup(Authorized):
+    """Delete a group: nobody is a member of it any more, and what definitions gave it is gone."""
+
+    name: Label
+
+
 class CreateServiceAccount(Authorized):
     """Create a service account."""
 
     name: Label
+    labels: Labels = Field(default_factory=dict)
     groups: tuple[Label, ...] = ()
     description: str = Field("", max_length=500)
 
@@ -159,6 +282,7 @@ class ServiceAccount(Message):
     """A service account: an owner of tokens that is no person."""
 
     name: str
+    labels: dict[str, str] = Field(default_factory=dict)
     groups: tuple[str, ...]
     description: str
     created_at: datetime
@@ -170,6 +294,21 @@ class ListServiceAccounts(Authorized):
 
 class ServiceAccounts(Message):
     items: tuple[ServiceAccount, ...]
+
+
+class GetServiceAccount(Authorized):
+    """Show one service account."""
+
+    name: Label
+
+
+class EditServiceAccount(Authorized):
+    """Change a service account: what is left out stays as it is."""
+
+    name: Label
+    labels: Labels | None = None
+    groups: tuple[Label, ...] | None = None
+    description: str | None = Field(None, max_length=500)
 
 
 class DeleteServiceAccount(Authorized):
@@ -194,27 +333,48 @@ class IssuedServiceAccountToken(Message):
 
 
 class IssueToken(Authorized):
-    """Issue an mcptoken for one project; `ttl_seconds` None means that it never expires."""
+    """Issue an mcptoken for one project.
+
+    It lasts `ttl_seconds`, or until `expires_at`, or (`never_expires`) for ever; where nothing is said, 30 days, or as
+    long as its project allows. `rbac` `clone` adds the issuer's own rights in that project to `bindings`. `force`
+    revokes an active token of that name first.
+    """
 
     project: Label
     name: Label
-    bindings: tuple[Binding, ...] = ()
-    ttl_seconds: int | None = Field(DEFAULT_TTL_SECONDS, gt=0, le=10 * 365 * 86400)
+    labels: Labels = Field(default_factory=dict)
     description: str = Field("", max_length=500)
+    bindings: tuple[Binding, ...] = ()
+    rbac: Literal["empty", "clone"] = "empty"
+    ttl_seconds: Ttl | None = None
+    expires_at: AwareDatetime | None = None
+    never_expires: bool = False
+    force: bool = False
+
+
+class LastUse(Message):
+    """When a token was last used, kept to the minute; and (once it was a call) through which gateway, for what."""
+
+    at: datetime
+    gateway: str | None = None
+    tool: str | None = None
 
 
 class Token(Message):
-    """An mcptoken as it may be shown: the bearer itself is not in it."""
+    """An mcptoken as it may be shown: the bearer itself is not in it. `id` is the bearer's SHA-256."""
 
+    id: str
     name: str
     project: str
     prefix: str
-    sha: str
+    labels: dict[str, str] = Field(default_factory=dict)
     owner: Owner
+    parent: str | None = Field(None, description="the name of the mcptoken that issued it")
     description: str
     created_at: datetime
-    last_used_at: datetime | None
+    last_use: LastUse | None
     expires_at: datetime | None
+    revoked_at: datetime | None = None
     status: Status
 
 
@@ -242,20 +402,24 @@ class DescribeToken(Authorized):
     name: Label
 
 
-class Introspect(Message):
-    """Say whether a bearer is active and what for, to one who holds it (RFC 7662)."""
+class Introspect(Authorized):
+    """Say whether a bearer is active and what for (RFC 7662): the own one, or `token` to whom may view mcptokens."""
 
-    bearer: BearerText
+    token: BearerText | None = None
 
 
 class Introspection(Message):
-    """The answer of RFC 7662, section 2.2. For an unknown bearer only `active`."""
+    """The answer of RFC 7662, section 2.2. For an unknown bearer only `active`, for one that was real `status` too."""
 
     active: bool
     status: Status | None = None
     name: str | None = None
     project: str | None = None
     owner: str | None = None
+    scope: str | None = Field(None, description="its bindings, separated by spaces")
+    sub: str | None = Field(None, description="the principal, for example `token-ci`")
+    token_type: Literal["Bearer"] | None = None
+    iat: int | None = Field(None, description="seconds since 1970")
     exp: int | None = Field(None, description="seconds since 1970")
 
 
@@ -264,6 +428,71 @@ class RevokeToken(Authorized):
 
     project: Label
     name: Label
+
+
+class RotateToken(Authorized):
+    """Issue a new bearer under an mcptoken's name, with its bindings; the old one works for `overlap_seconds` more."""
+
+    project: Label
+    name: Label
+    overlap_seconds: int = Field(3600, ge=0, le=30 * 86400)
+    ttl_seconds: Ttl | None = None
+    expires_at: AwareDatetime | None = None
+    never_expires: bool = False
+
+
+class GetTokenById(Authorized):
+    """Show one mcptoken by its id."""
+
+    id: TokenId
+
+
+class RevokeTokenById(Authorized):
+    """Revoke an mcptoken by its id."""
+
+    id: TokenId
+
+
+class DeleteTokenById(Authorized):
+    """Revoke an mcptoken by its id, if it is still active, and remove its row."""
+
+    id: TokenId
+
+
+class UsedToken(Authorized):
+    """Note that a bearer was used: for which tool or method, through which gateway."""
+
+    gateway: str = Field(max_length=200)
+    tool: str = Field(max_length=400)
+
+
+class ApplyPrincipals(Authorized):
+    """Bring groups, users and service accounts to their documents, all or none; `remove` what is no longer wanted."""
+
+    groups: tuple[GroupSpec, ...] = ()
+    users: tuple[UserSpec, ...] = ()
+    service_accounts: tuple[ServiceAccountSpec, ...] = ()
+    remove: tuple[Ref, ...] = ()
+    dry_run: bool = False
+
+
+class ApplyTokens(Authorized):
+    """Create the mcptokens that are missing, all or none; revoke those in `remove`.
+
+    `projects` are those that a dry run takes for granted, since the same documents create them.
+    """
+
+    tokens: tuple[TokenSpec, ...] = ()
+    remove: tuple[Ref, ...] = ()
+    projects: tuple[Label, ...] = ()
+    dry_run: bool = False
+
+
+class AppliedTokens(Message):
+    """What applying mcptokens did, and the bearers of the new ones, which are shown only here."""
+
+    items: tuple[Outcome, ...]
+    issued: tuple[IssuedToken, ...] = ()
 
 
 class DeleteToken(Authorized):
@@ -289,18 +518,82 @@ resolve = Call(
     Resolved,
     callers=("gateway", "router", "rbac", "catalog", "session", "audit"),
 )
-whoami = Call("token.whoami", WhoAmI, Principal, callers=("operator",))
-login = Call("token.login", Login, LoggedIn, callers=("login", "operator"), timeout=5.0)
-logout = Call("token.logout", Logout, Done, callers=("operator",))
+find_principal = Call(
+    "token.find_principal", FindPrincipal, Resolved, callers=("rbac",), needs=Need.to_operate("impersonate")
+)
+whoami = Call("token.whoami", WhoAmI, Principal, callers=("operator",), http=("GET /whoami",))
+login = Call("token.login", Login, LoggedIn, callers=("login", "operator"), timeout=5.0, http=("POST /login",))
+logout = Call("token.logout", Logout, Done, callers=("operator",), http=("POST /logout",))
 bootstrap = Call("token.bootstrap", Bootstrap, Done, callers=("login",), timeout=5.0)
 
 create_user = Call(
-    "token.create_user", CreateUser, User, callers=("operator",), needs=Need("create", "users"), timeout=5.0
+    "token.create_user",
+    CreateUser,
+    User,
+    callers=("operator",),
+    needs=Need("create", "users"),
+    timeout=5.0,
+    http=("POST /users",),
 )
-list_users = Call("token.list_users", ListUsers, Users, callers=("operator",), needs=Need("view", "users"))
-get_user = Call("token.get_user", GetUser, User, callers=("operator",), needs=Need("view", "users"))
-edit_user = Call("token.edit_user", EditUser, User, callers=("operator",), needs=Need("edit", "users"), timeout=5.0)
-delete_user = Call("token.delete_user", DeleteUser, Done, callers=("operator",), needs=Need("delete", "users"))
+list_users = Call(
+    "token.list_users", ListUsers, Users, callers=("operator",), needs=Need("view", "users"), http=("GET /users",)
+)
+get_user = Call(
+    "token.get_user", GetUser, User, callers=("operator",), needs=Need("view", "users"), http=("GET /users/{name}",)
+)
+edit_user = Call(
+    "token.edit_user",
+    EditUser,
+    User,
+    callers=("operator",),
+    needs=Need("edit", "users"),
+    timeout=5.0,
+    http=("PATCH /users/{name}",),
+)
+delete_user = Call(
+    "token.delete_user",
+    DeleteUser,
+    Done,
+    callers=("operator",),
+    needs=Need("delete", "users"),
+    http=("DELETE /users/{name}",),
+)
+
+create_group = Call(
+    "token.create_group",
+    CreateGroup,
+    Group,
+    callers=("operator",),
+    needs=Need("create", "groups"),
+    http=("POST /groups",),
+)
+list_groups = Call(
+    "token.list_groups", ListGroups, Groups, callers=("operator",), needs=Need("view", "groups"), http=("GET /groups",)
+)
+get_group = Call(
+    "token.get_group",
+    GetGroup,
+    Group,
+    callers=("operator",),
+    needs=Need("view", "groups"),
+    http=("GET /groups/{name}",),
+)
+edit_group = Call(
+    "token.edit_group",
+    EditGroup,
+    Group,
+    callers=("operator",),
+    needs=Need("edit", "groups"),
+    http=("PATCH /groups/{name}",),
+)
+delete_group = Call(
+    "token.delete_group",
+    DeleteGroup,
+    Done,
+    callers=("operator",),
+    needs=Need("delete", "groups"),
+    http=("DELETE /groups/{name}",),
+)
 
 create_service_account = Call(
     "token.create_service_account",
@@ -308,6 +601,7 @@ create_service_account = Call(
     ServiceAccount,
     callers=("operator",),
     needs=Need("create", "serviceaccounts"),
+    http=("POST /serviceaccounts",),
 )
 list_service_accounts = Call(
     "token.list_service_accounts",
@@ -315,6 +609,23 @@ list_service_accounts = Call(
     ServiceAccounts,
     callers=("operator",),
     needs=Need("view", "serviceaccounts"),
+    http=("GET /serviceaccounts",),
+)
+get_service_account = Call(
+    "token.get_service_account",
+    GetServiceAccount,
+    ServiceAccount,
+    callers=("operator",),
+    needs=Need("view", "serviceaccounts"),
+    http=("GET /serviceaccounts/{name}",),
+)
+edit_service_account = Call(
+    "token.edit_service_account",
+    EditServiceAccount,
+    ServiceAccount,
+    callers=("operator",),
+    needs=Need("edit", "serviceaccounts"),
+    http=("PATCH /serviceaccounts/{name}",),
 )
 delete_service_account = Call(
     "token.delete_service_account",
@@ -322,6 +633,7 @@ delete_service_account = Call(
     Done,
     callers=("operator",),
     needs=Need("delete", "serviceaccounts"),
+    http=("DELETE /serviceaccounts/{name}",),
 )
 issue_service_account_token = Call(
     "token.issue_service_account_token",
@@ -329,6 +641,7 @@ issue_service_account_token = Call(
     IssuedServiceAccountToken,
     callers=("operator",),
     needs=Need("edit", "serviceaccounts"),
+    http=("POST /serviceaccounts/{name}/tokens",),
 )
 
 issue = Call(
@@ -338,13 +651,71 @@ issue = Call(
     callers=("operator",),
     needs=Need("create", "mcptokens"),
     timeout=5.0,
+    http=("POST /mcptokens", "POST /projects/{project}/mcptokens"),
 )
-list_tokens = Call("token.list", ListTokens, Tokens, callers=("operator",), needs=Need("view", "mcptokens"))
-describe = Call("token.describe", DescribeToken, Token, callers=("operator",), needs=Need("view", "mcptokens"))
-introspect = Call("token.introspect", Introspect, Introspection, callers=("operator", "gateway"))
-revoke = Call("token.revoke", RevokeToken, Token, callers=("operator",), needs=Need("delete", "mcptokens"), timeout=5.0)
-delete = Call("token.delete", DeleteToken, Done, callers=("operator",), needs=Need("delete", "mcptokens"), timeout=5.0)
-
+list_tokens = Call(
+    "token.list",
+    ListTokens,
+    Tokens,
+    callers=("operator",),
+    needs=Need("view", "mcptokens"),
+    http=("GET /mcptokens", "GET /projects/{project}/mcptokens"),
+)
+describe = Call(
+    "token.describe",
+    DescribeToken,
+    Token,
+    callers=("operator",),
+    needs=Need("view", "mcptokens"),
+    http=("GET /projects/{project}/mcptokens/{name}",),
+)
+revoke = Call(
+    "token.revoke",
+    RevokeToken,
+    Token,
+    callers=("operator",),
+    needs=Need("delete", "mcptokens"),
+    timeout=5.0,
+    http=("POST /projects/{project}/mcptokens/{name}/revoke",),
+)
+rotate = Call(
+    "token.rotate",
+    RotateToken,
+    IssuedToken,
+    callers=("operator",),
+    needs=Need("create", "mcptokens"),
+    timeout=5.0,
+    http=("POST /projects/{project}/mcptokens/{name}/rotate",),
+)
+delete = Call(
+    "token.delete",
+    DeleteToken,
+    Done,
+    callers=("operator",),
+    needs=Need("delete", "mcptokens"),
+    timeout=5.0,
+    http=("DELETE /projects/{project}/mcptokens/{name}",),
+)
+introspect = Call(
+    "token.introspect",
+    Introspect,
+    Introspection,
+    callers=("operator",),
+    http=("GET /mcptokens/introspect", "POST /mcptokens/introspect"),
+)
+get_by_id = Call("token.get_by_id", GetTokenById, Token, callers=("operator",), http=("GET /mcptokens/{id}",))
+revoke_by_id = Call(
+    "token.revoke_by_id",
+    RevokeTokenById,
+    Token,
+    callers=("operator",),
+    timeout=5.0,
+    http=("POST /mcptokens/{id}/revoke",),
+)
+delete_by_id = Call(
+    "token.delete_by_id", DeleteTokenById, Done, callers=("operator",), timeout=5.0, http=("DELETE /mcptokens/{id}",)
+)
+used = Call("token.used", UsedToken, Done, callers=("router",))
 revoke_project = Call(
     "token.revoke_project",
     RevokeProjectTokens,
@@ -353,5 +724,10 @@ revoke_project = Call(
     needs=Need("delete", "projects"),
     timeout=5.0,
 )
+
+apply_principals = Call("token.apply_principals", ApplyPrincipals, Applied, callers=("operator",), timeout=10.0)
+apply_tokens = Call("token.apply_tokens", ApplyTokens, AppliedTokens, callers=("operator",), timeout=10.0)
+backup = Call("token.backup", Backup, Dump, callers=("operator",), needs=Need.to_operate("backup"), timeout=30.0)
+restore = Call("token.restore", Restore, Done, callers=("operator",), needs=Need.to_operate("restore"), timeout=30.0)
 
 feed = Feed("token", followers=("gateway", "router"))
