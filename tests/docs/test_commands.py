@@ -12,7 +12,8 @@ from mcpctl.cli.nats_server import free_port
 from tests.installation import PROGRAM, Installation, running
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/agents.md", "docs/operators.md")
+PAGES = ("README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))))
+RUN = tuple(page for page in PAGES if "```console" in (ROOT / page).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def commands(page):
     return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", RUN)
 def test_the_commands_of_a_page_work_one_after_the_other(page, installation):
     lines = commands(page)
     assert lines
