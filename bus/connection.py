@@ -6,8 +6,8 @@ knows of it; `drain()` does not wait for tasks; a protocol error closes the clie
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Self, TypeVar
 
 import structlog
@@ -77,8 +77,7 @@ class Tasks:
 async def cancel(*tasks: "asyncio.Task[None]") -> None:
     """Cancel tasks and return when they have ended.
 
-    Once is not enough: nats-py's `publish` swallows a cancellation, and so does (on Python 3.11) `asyncio.wait_for`,
-    which it asks with, when the cancellation meets the result.
+    Once is not enough: on Python 3.11 `asyncio.wait_for` swallows a cancellation that meets its result.
     """
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
@@ -99,12 +98,38 @@ async def run_together(*works: Coroutine[Any, Any, None]) -> None:
         await cancel(*tasks)
 
 
+@contextmanager
+def cancellation_kept() -> Iterator[None]:
+    """Raise the cancellation that came in here, where what was awaited has swallowed it."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+class _Client(Client):
+    """nats-py's client, which can be cancelled.
+
+    Its own `publish` swallows a cancellation, and so does (on Python 3.11) `asyncio.wait_for`, with which it asks, when
+    the cancellation meets the answer: a revoked call would run on.
+    """
+
+    async def _flush_pending(self, force_flush: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
+        with cancellation_kept():
+            await super()._flush_pending(force_flush)
+
+    async def request(self, *args: Any, **kwargs: Any) -> Msg:
+        with cancellation_kept():
+            return await super().request(*args, **kwargs)
+
+
 async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: Any) -> Client:
     """Connect to NATS with the intervals that notice a dead server in two seconds.
 
     Raises `Unavailable` where the server cannot be reached or refuses the connection.
     """
-    client = Client()
+    client = _Client()
     first_errors: list[Exception] = []
 
     async def closed() -> None:
