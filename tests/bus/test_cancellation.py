@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 
-import pytest
-
 from mcpctl.bus.connection import cancellation_kept
 from mcpctl.bus.contract import PREFIX
 
