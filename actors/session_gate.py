@@ -11,6 +11,7 @@ import secrets
 import time
 from collections import deque
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -122,6 +123,7 @@ class SessionGate(Actor):
     async def open(self) -> None:
         """Connect to STREAMS and EVENTS, and begin to watch the bucket. Raises `Unavailable`."""
         self._streams = await Streams.connect(self._url, self.identity, self.bus.closed.set)
+        self.service.checks[f"JetStream {STREAM}"] = partial(self._streams.health, STREAM)
         self._opened.push_async_callback(self._streams.close)
         self._publisher = await Publisher.connect(self._url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(self._publisher.close)

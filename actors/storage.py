@@ -6,8 +6,9 @@ from read to write fails at once, whatever the busy timeout) and every commit is
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -42,6 +43,12 @@ class Store:
         writers = 1 if self.engine.dialect.name == "sqlite" else READERS
         self._writers = ThreadPoolExecutor(writers, thread_name_prefix=f"{actor}-write")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix=f"{actor}-read")
+
+    @property
+    def revision(self) -> str:
+        """The revision to which `open` brings the tables."""
+        with _scripts(self.actor) as scripts:
+            return str(scripts.get_current_head())
 
     async def open(self) -> None:
         """Bring the tables to this program's version. Raises `NewerDatabase`, `Unavailable`."""
@@ -80,8 +87,7 @@ class Store:
             return result
 
     def _migrate(self) -> None:
-        with resources.as_file(resources.files("mcpctl.actors").joinpath("migrations")) as folder:
-            scripts = ScriptDirectory(str(folder), version_locations=[str(folder / self.actor)])
+        with _scripts(self.actor) as scripts:
             head = scripts.get_current_head()
             with self.engine.connect() as connection:
                 if connection.dialect.name == "sqlite":
@@ -104,6 +110,12 @@ class Store:
                             script.module.upgrade()
                             context.stamp(scripts, script.revision)
                 connection.commit()
+
+
+@contextmanager
+def _scripts(actor: str) -> Iterator[ScriptDirectory]:
+    with resources.as_file(resources.files("mcpctl.actors").joinpath("migrations")) as folder:
+        yield ScriptDirectory(str(folder), version_locations=[str(folder / actor)])
 
 
 def _engine(actor: str, url: str) -> Engine:

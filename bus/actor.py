@@ -14,6 +14,7 @@ import structlog
 
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.connection import Bus
+from mcpctl.bus.context import traceparent
 from mcpctl.bus.contract import Authorized, Call, Message, Need, Role
 from mcpctl.bus.contracts import rbac
 from mcpctl.bus.errors import BusError, Forbidden, Internal
@@ -115,6 +116,11 @@ class Actor:
         del request
         return event_of(verdict)
 
+    async def note(self, kind: str, verdict: rbac.Verdict, *, name: str, project: str | None = None) -> None:
+        """Leave the audit event of one change among several that a call made. Raises `Unavailable`."""
+        event = {"kind": kind, "outcome": "allow", "project": project, "name": name, "rule": verdict.reason}
+        await self.audit.append(event_of(verdict) | event | {"trace": traceparent()})
+
     async def _serve(self, call: Call[Any, Any], handler: Callable[[Any, Caller], Awaitable[Any]]) -> None:
         endpoint = self.service.endpoint(call.verb, call.subject("*"), call.actor)
 
@@ -153,6 +159,7 @@ class Actor:
             "project": project,
             "name": name,
             "rule": verdict.reason if verdict is not None else None,
+            "trace": traceparent(),
             "detail": None if error is None else str(error),
         }
         if error is None:

@@ -6,6 +6,8 @@ knows of it; `drain()` does not wait for tasks; a protocol error closes the clie
 """
 
 import asyncio
+import re
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Self, TypeVar
@@ -22,6 +24,7 @@ from mcpctl.bus.context import remaining, request_context, traceparent
 from mcpctl.bus.contract import Call, Event, Message
 from mcpctl.bus.errors import BadRequest, BusError, DeadlineExceeded, Internal, TooLarge, Unavailable
 from mcpctl.bus.identity import INBOX, ActorIdentity, Identity, inbox_of, service_inbox
+from mcpctl.bus.nats_url import is_websocket
 
 log = structlog.get_logger()
 
@@ -29,6 +32,9 @@ ERROR_CODE = "Nats-Service-Error-Code"
 ERROR_TEXT = "Nats-Service-Error"
 BUDGET = "Mcpctl-Budget-Ms"
 TRACE = "traceparent"
+
+CONNECT_SECONDS = 8.0
+"""For all steps of a connection together: nats-py bounds each, but not the handshake of a WebSocket."""
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -109,11 +115,20 @@ def cancellation_kept() -> Iterator[None]:
 
 
 class _Client(Client):
-    """nats-py's client, which can be cancelled.
+    """nats-py's client, which can be cancelled, and sends no bearer over `tls://` before it is encrypted.
 
     Its own `publish` swallows a cancellation, and so does (on Python 3.11) `asyncio.wait_for`, with which it asks, when
-    the cancellation meets the answer: a revoked call would run on.
+    the cancellation meets the answer: a revoked call would run on. And it asks the server's INFO, which comes in
+    clear, whether to encrypt.
     """
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
+        scheme = self._current_server.uri.scheme if self._current_server else ""
+        if scheme == "tls":
+            self._server_info["tls_required"] = True
+        if is_websocket(f"{scheme}://"):  # nats-py would go on with the others by nats://, in clear
+            info = {name: value for name, value in info.items() if name != "connect_urls"}
+        await super()._process_info(info, initial_connection)
 
     async def _flush_pending(self, force_flush: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
         with cancellation_kept():
@@ -124,10 +139,13 @@ class _Client(Client):
             return await super().request(*args, **kwargs)
 
 
-async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: Any) -> Client:
+async def connect_nats(
+    url: str, *, on_closed: Callable[[], None], tls: ssl.SSLContext | None = None, **options: Any
+) -> Client:
     """Connect to NATS with the intervals that notice a dead server in two seconds.
 
-    Raises `Unavailable` where the server cannot be reached or refuses the connection.
+    `tls` says which certificates are believed (None: what the system trusts). Raises `Unavailable` where the server
+    cannot be reached or refuses the connection.
     """
     client = _Client()
     first_errors: list[Exception] = []
@@ -143,24 +161,28 @@ async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: An
             log.warning("bus error", error=str(error) or repr(error))
 
     try:
-        await client.connect(
-            url,
-            closed_cb=closed,
-            error_cb=note,
-            connect_timeout=2,
-            ping_interval=1,
-            max_outstanding_pings=2,
-            reconnect_time_wait=0.05,  # type: ignore[arg-type]  # seconds; a fraction is taken
-            max_reconnect_attempts=1,
-            allow_reconnect=False,
-            **options,
-        )
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await client.connect(
+                url,
+                closed_cb=closed,
+                error_cb=note,
+                connect_timeout=2,
+                ping_interval=1,
+                max_outstanding_pings=2,
+                reconnect_time_wait=0.05,  # type: ignore[arg-type]  # seconds; a fraction is taken
+                max_reconnect_attempts=1,
+                allow_reconnect=False,
+                tls=tls,
+                **options,
+            )
         if not client.is_connected:  # seen while nobody answers the auth callout: connect() returns all the same
             raise NoServersError
     except (NoServersError, NatsTimeoutError, OSError, Error) as error:
         reason = _say(first_errors[-1] if first_errors else error)
-        with suppress(Error, OSError, AssertionError):  # the last where it did not get as far as a connection
-            await client.close()
+        # An AssertionError where it did not get as far as a connection; for ever after a failed handshake of TLS.
+        with suppress(Error, OSError, AssertionError):
+            async with asyncio.timeout(0.2):
+                await client.close()
         raise Unavailable(f"the bus at {url} cannot be reached or refused the connection ({reason})") from error
     # Only now: nats-py would try the first connection for ever too, also where it is refused for good.
     client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
@@ -168,7 +190,14 @@ async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: An
 
 
 def _say(error: Exception) -> str:
-    return str(error).removeprefix("nats: ") or type(error).__name__
+    text = str(error).removeprefix("nats: ")
+    if untrusted := re.search(r"certificate verify failed: ([^(]*[^( ])", text):
+        return f"its certificate is not trusted: {untrusted[1]}; name its CA with --ca or MCPCTL_NATS_CA"
+    if "WRONG_VERSION_NUMBER" in text:
+        return "it does not speak TLS there"
+    if "Bad status line" in text:
+        return "it speaks no WebSocket there"
+    return " ".join(text.split()) or type(error).__name__
 
 
 class Bus:
@@ -181,13 +210,15 @@ class Bus:
         self._subscriptions: list[Subscription] = []
 
     @classmethod
-    async def connect(cls, url: str, identity: Identity, *, patience: float = 0.0) -> Self:
+    async def connect(
+        cls, url: str, identity: Identity, *, patience: float = 0.0, tls: ssl.SSLContext | None = None
+    ) -> Self:
         """Connect as `identity`, trying again for `patience` seconds while the bus is away."""
         closed = asyncio.Event()
         give_up = asyncio.get_running_loop().time() + patience
         while True:
             try:
-                client = await connect_nats(url, on_closed=closed.set, **identity.options())
+                client = await connect_nats(url, on_closed=closed.set, tls=tls, **identity.options())
                 break
             except Unavailable:
                 if asyncio.get_running_loop().time() >= give_up:
@@ -211,6 +242,10 @@ class Bus:
             raise TooLarge(f"the request to {call.name} is larger than a bus message may be") from error
         except (ConnectionClosedError, Error) as error:
             raise Unavailable(f"the bus is away ({_say(error)})") from error
+        return self._read(call, reply)
+
+    @staticmethod
+    def _read(call: Call[Q, R], reply: Msg) -> R:
         code = (reply.headers or {}).get(ERROR_CODE)
         if code is not None:
             raise BusError.of(code, (reply.headers or {}).get(ERROR_TEXT, ""))
@@ -249,6 +284,37 @@ class Bus:
             finally:
                 await subscription.unsubscribe()
 
+    async def ask_everyone(self, call: Call[Q, R], request: Q, *, patience: float, quiet: float = 0.3) -> list[R]:
+        """Ask every replica, and return the answers, which may be none.
+
+        They are waited for `patience` seconds, and after the first no longer than `quiet` seconds for each further one.
+        Raises the `BusError` of a replica where none gave an answer.
+        """
+        answers: asyncio.Queue[Delivery] = asyncio.Queue()
+        inbox = service_inbox(self.caller)
+        headers = {BUDGET: str(int(call.timeout * 1000)), TRACE: traceparent()}
+        found: list[R] = []
+        refusal: BusError | None = None
+        async with self.receiving(inbox, answers.put):
+            try:
+                payload = request.model_dump_json().encode()
+                await self.client.publish(call.subject(self.caller), payload, reply=inbox, headers=headers)
+            except Error as error:
+                raise Unavailable(f"the bus is away ({_say(error)})") from error
+            wait = patience
+            while (msg := await _within(wait, answers)) is not None:
+                status = (msg.headers or {}).get("Status")
+                if status == "503":
+                    break
+                wait = quiet
+                try:
+                    found.append(self._read(call, msg))
+                except BusError as error:
+                    refusal = error
+        if refusal is not None and not found:
+            raise refusal
+        return found
+
     async def serve(self, call: Call[Q, R], handler: Handler[Q, R]) -> None:
         """Answer a call from now on, as one of the actor's queue group."""
 
@@ -268,7 +334,7 @@ class Bus:
             with suppress(Error):
                 await self.client.publish(msg.reply, body, headers=headers or None)
 
-        await self.subscribe(call.subject("*"), answer, queue=call.actor)
+        await self.subscribe(call.subject("*"), answer, queue="" if call.everyone else call.actor)
 
     async def _handle(self, call: Call[Q, R], handler: Handler[Q, R], msg: Msg) -> R:
         sent = msg.headers or {}
@@ -349,6 +415,14 @@ class Bus:
         await self.tasks.finish(grace)
         with suppress(Error):
             await self.client.close()
+
+
+async def _within(seconds: float, answers: "asyncio.Queue[Delivery]") -> Delivery | None:
+    try:
+        async with asyncio.timeout(seconds):
+            return await answers.get()
+    except TimeoutError:
+        return None
 
 
 class Publisher:

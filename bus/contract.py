@@ -111,7 +111,9 @@ class Call(Generic[Q, R]):
 
     `callers` are the only roles that ask it over the bus. `timeout` is in seconds and is cut to
     what is left of the caller's own. `http` are the routes at which gateways serve it below `/api/v1`
-    (`GET /projects/{name}`): they may ask it then too, on the authority of the bearer inside.
+    (`GET /projects/{name}`): they may ask it then too, on the authority of the bearer inside. In braces stands the
+    member of the request that the path gives, `{spec.name}` where it is a member of a part. `everyone` says that each
+    replica answers, and not one of the queue group.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Call(Generic[Q, R]):
     needs: Need | None = None
     timeout: float = 2.0
     http: tuple[str, ...] = ()
+    everyone: bool = False
 
     @property
     def asked_by(self) -> tuple[Role, ...]:

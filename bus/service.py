@@ -4,8 +4,10 @@ Written here since the Python client's own answers one request at a time per end
 any bug to the caller.
 """
 
+import asyncio
 import secrets
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -14,9 +16,13 @@ from nats.aio.msg import Msg
 
 import mcpctl
 from mcpctl.bus.connection import Bus
+from mcpctl.bus.errors import BusError
 from mcpctl.bus.identity import INBOX
 
 API = "io.nats.micro.v1"
+
+CHECK_SECONDS = 0.2
+"""How long a check may hold the answer to STATS back."""
 
 
 @dataclass
@@ -49,6 +55,8 @@ class Service:
         self.name, self.description = name, description
         self.id = secrets.token_hex(8)
         self.endpoints: dict[str, Endpoint] = {}
+        self.checks: dict[str, Callable[[], Awaitable[str]]] = {}
+        """What this replica depends on and others cannot see, by name: each returns how it is, or raises `BusError`."""
         self._started = datetime.now(UTC)
 
     def endpoint(self, name: str, subject: str, queue_group: str) -> Endpoint:
@@ -56,14 +64,17 @@ class Service:
 
     async def serve(self, bus: Bus) -> None:
         """Answer PING, INFO and STATS, to all, by name and by id."""
-        for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats)):
+        for verb, answer in (("PING", self._pong), ("INFO", self._info), ("STATS", self._stats)):
 
-            async def respond(msg: Msg, answer: object = answer) -> None:
-                if msg.reply.startswith(f"{INBOX}.") and callable(answer):
-                    await bus.client.publish(msg.reply, orjson.dumps(answer()))
+            async def respond(msg: Msg, answer: Callable[[], Awaitable[dict[str, object]]] = answer) -> None:
+                if msg.reply.startswith(f"{INBOX}."):
+                    await bus.client.publish(msg.reply, orjson.dumps(await answer()))
 
             for suffix in ("", f".{self.name}", f".{self.name}.{self.id}"):
                 await bus.receive(f"$SRV.{verb}{suffix}", respond)
+
+    async def _pong(self) -> dict[str, object]:
+        return self._ping()
 
     def _ping(self) -> dict[str, object]:
         return {
@@ -74,7 +85,7 @@ class Service:
             "metadata": {},
         }
 
-    def _info(self) -> dict[str, object]:
+    async def _info(self) -> dict[str, object]:
         endpoints = [
             {"name": name, "subject": e.subject, "queue_group": e.queue_group, "metadata": {}}
             for name, e in self.endpoints.items()
@@ -85,12 +96,23 @@ class Service:
             "endpoints": endpoints,
         }
 
-    def _stats(self) -> dict[str, object]:
+    async def _stats(self) -> dict[str, object]:
         return self._ping() | {
             "type": f"{API}.stats_response",
             "started": self._started.isoformat().replace("+00:00", "Z"),
             "endpoints": [self._stats_of(name, e) for name, e in self.endpoints.items()],
+            "checks": {name: await self._checked(check) for name, check in self.checks.items()},
         }
+
+    @staticmethod
+    async def _checked(check: Callable[[], Awaitable[str]]) -> str:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                return f"ok ({await check()})"
+        except TimeoutError:
+            return f"error: no answer within {CHECK_SECONDS} s"
+        except BusError as error:
+            return f"error: {error}"
 
     @staticmethod
     def _stats_of(name: str, e: Endpoint) -> dict[str, object]:

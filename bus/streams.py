@@ -69,6 +69,19 @@ class Streams:
         held = answer["state"]
         return StreamState(answer["created"], held["first_seq"], held["last_seq"])
 
+    async def health(self, stream: str) -> str:
+        """Say how a stream is: what it holds, and (in a cluster) its leader and replicas. Raises `BusError`."""
+        answer = await self.ask(f"STREAM.INFO.{stream}", {})
+        held, cluster = answer["state"], answer.get("cluster") or {}
+        said = f"{held['messages']} messages, {held['bytes']} bytes"
+        replicas = cluster.get("replicas") or ()
+        if not replicas:
+            return said
+        if not cluster.get("leader"):
+            raise Unavailable(f"the stream {stream} has no leader")
+        current = sum(1 for replica in replicas if replica.get("current") and not replica.get("offline"))
+        return f"{said}, leader {cluster['leader']}, {current} of {len(replicas)} replicas current"
+
     async def last(self, stream: str, subject: str) -> Stored:
         """Return the last message of a subject, as the stream's leader has it. Raises `NotFound`, `Unavailable`."""
         message = (await self.ask(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}))["message"]

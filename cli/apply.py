@@ -14,6 +14,7 @@ from mcpctl.bus.contracts.token import IssuedToken
 from mcpctl.bus.errors import BusError
 from mcpctl.cli.errors import REFUSED, UNAVAILABLE, USAGE, CliError
 from mcpctl.cli.explain import explain
+from mcpctl.cli.finding import every
 from mcpctl.cli.given import read_text
 from mcpctl.cli.manifests import KINDS, Manifest, read_all
 from mcpctl.cli.options import ContextName
@@ -22,7 +23,6 @@ from mcpctl.cli.plan import Done, NotUndone, Plan
 from mcpctl.cli.resources import find
 from mcpctl.cli.selectors import Selector
 from mcpctl.cli.session import Session, session
-from mcpctl.cli.verbs import every
 from mcpctl.cli.yaml_documents import parse
 
 SUFFIXES = (".yaml", ".yml", ".json")

@@ -2,27 +2,26 @@
 
 import asyncio
 import shlex
-from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from mcpctl.bus.connection import first_fault
 from mcpctl.bus.contract import Call
 from mcpctl.bus.contracts import catalog, rbac, token
 from mcpctl.bus.contracts.catalog import ProjectSpec, ServerSpec
-from mcpctl.bus.contracts.rbac import Binding, Definition
-from mcpctl.bus.errors import Forbidden, NotFound
+from mcpctl.bus.contracts.rbac import Definition
+from mcpctl.cli.bindings import as_token_ids, parse_bindings, refuse_old_forms, with_token_ids
 from mcpctl.cli.command_groups import NounGroup
 from mcpctl.cli.errors import USAGE, CliError
-from mcpctl.cli.explain import humane
 from mcpctl.cli.given import ask_password, assignments, given_secret
-from mcpctl.cli.options import ContextName, Output, Project
-from mcpctl.cli.output import Format, TokenFormat, note, print_data, say
+from mcpctl.cli.issuing import Bindings, bound, print_account_token, print_token
+from mcpctl.cli.labels import parse_labels
+from mcpctl.cli.options import ContextName, LabelOption, Output, Project
+from mcpctl.cli.output import Format, TokenFormat, print_data, say
 from mcpctl.cli.session import checked, session
-from mcpctl.cli.times import expiry, parse_lifetime
+from mcpctl.cli.times import parse_ttl
 
 app = typer.Typer(cls=NounGroup, rich_markup_mode=None)
 
@@ -31,8 +30,19 @@ Description = Annotated[str, typer.Option(metavar="TEXT", help="What it is for."
 Groups = Annotated[
     list[str] | None, typer.Option("--group", metavar="GROUP", help="Group to be a member of; repeatable.")
 ]
-Ttl = Annotated[str, typer.Option(metavar="TIME", help="How long it works: 30d, 12h, ... or never.")]
+Ttl = Annotated[
+    str | None, typer.Option(metavar="TIME", help="How long it works: 30d, 12h, never or ISO 8601 (default: 30d).")
+]
 TokenOutput = Annotated[TokenFormat, typer.Option("-o", "--output", help="How to print it; `token`: the bearer alone.")]
+OldBindings = Annotated[list[str] | None, typer.Option("--binding", hidden=True)]
+OldOperations = Annotated[list[str] | None, typer.Option("--operation", hidden=True)]
+
+
+class Rights(StrEnum):
+    """What an mcptoken begins with, beside its own bindings."""
+
+    EMPTY = "empty"
+    CLONE = "clone"
 
 
 @app.command()
@@ -42,11 +52,28 @@ def project(
         list[str] | None, typer.Option("--server", metavar="SERVER", help="Server that it offers; repeatable.")
     ] = None,
     description: Description = "",
+    max_token_ttl: Annotated[
+        str | None, typer.Option(metavar="TIME", help="The longest that its mcptokens may last: 90d, 12h.")
+    ] = None,
+    labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
 ) -> None:
-    """Create a project: the servers that its tokens may be given."""
-    spec = checked(ProjectSpec, name=name, description=description, servers=tuple(servers or ()))
+    """Create a project: the servers that its tokens may be given.
+
+    \b
+    Examples:
+      mcpctl create project demo --server time --server git
+      mcpctl create project shop --max-token-ttl 90d --label team=shop
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    spec = checked(
+        ProjectSpec,
+        name=name,
+        labels=parse_labels(labels),
+        description=description,
+        servers=tuple(servers or ()),
+        max_token_ttl=max_token_ttl,
+    )
     _create(catalog.create_project, "project", name, output, context, spec=spec)
 
 
@@ -70,15 +97,24 @@ def server(
     projects: Annotated[
         list[str] | None, typer.Option("-p", "--project", metavar="PROJECT", help="Project to add it to; repeatable.")
     ] = None,
+    labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
 ) -> None:
-    """Define an upstream MCP server, reached by URL or started by command."""
+    """Define an upstream MCP server, reached by URL or started by command.
+
+    \b
+    Examples:
+      mcpctl create server weather --url https://mcp.example.com/mcp -p demo
+      mcpctl create server weather --url https://mcp.example.com/mcp --header Authorization=secret:weather
+      mcpctl create server git --command 'uvx mcp-server-git' --env GIT_DIR=/srv/repo
+    """  # noqa: D301 - \b keeps the examples' lines apart
     if (url is None) == (command is None):
         raise CliError("a server has either --url or --command", USAGE)
     spec = checked(
         ServerSpec,
         name=name,
+        labels=parse_labels(labels),
         description=description,
         url=url,
         headers=assignments(header, "--header"),
@@ -97,14 +133,22 @@ def secret(
         str | None, typer.Option(metavar="FILE", help="File that holds the value (default: stdin).")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the value of one that is there.")] = False,
+    labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
 ) -> None:
-    """Seal a value under a name, for servers to use; it is read from stdin and never shown again."""
+    """Seal a value under a name, for servers to use; it is read from stdin and never shown again.
+
+    \b
+    Examples:
+      mcpctl create secret weather < key.txt
+      mcpctl create secret weather --from-file key.txt --replace
+    """  # noqa: D301 - \b keeps the examples' lines apart
     value = given_secret(from_file)
     if not value:
         raise CliError("the value is empty", USAGE)
-    _create(catalog.create_secret, "secret", name, output, context, value=value, replace=replace)
+    members = {"value": value, "replace": replace, "labels": parse_labels(labels)}
+    _create(catalog.create_secret, "secret", name, output, context, **members)
 
 
 @app.command()
@@ -113,12 +157,46 @@ def user(
     *,
     groups: Groups = None,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
+    labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
 ) -> None:
-    """Create a user who logs in with a password."""
+    """Create a user who logs in with a password.
+
+    \b
+    Examples:
+      mcpctl create user ann --group devs
+      mcpctl create user ann@example.org --password-stdin < password.txt
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    members = {"groups": tuple(groups or ()), "labels": parse_labels(labels)}
     password = ask_password(from_stdin=password_stdin, repeat=True)
-    _create(token.create_user, "user", name, output, context, password=password, groups=tuple(groups or ()))
+    _create(token.create_user, "user", name, output, context, password=password, **members)
+
+
+@app.command()
+def group(
+    name: Name,
+    members: Annotated[
+        list[str] | None,
+        typer.Option("--member", metavar="KIND:NAME", help="User:ann, ServiceAccount:ci or Group:devs; repeatable."),
+    ] = None,
+    groups: Groups = None,
+    description: Description = "",
+    labels: LabelOption = None,
+    output: Output = Format.TABLE,
+    context: ContextName = None,
+) -> None:
+    """Create a group, to which rights are given once for all its members.
+
+    \b
+    Examples:
+      mcpctl create group devs --member User:ann --member User:bob
+      mcpctl create group backend --group devs --description 'Who builds the backend'
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    for member in members or ():
+        demand_member("--member", member)
+    given = {"members": tuple(members or ()), "groups": tuple(groups or ()), "description": description}
+    _create(token.create_group, "group", name, output, context, labels=parse_labels(labels), **given)
 
 
 @app.command()
@@ -126,11 +204,17 @@ def serviceaccount(
     name: Name,
     groups: Groups = None,
     description: Description = "",
+    labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
 ) -> None:
-    """Create a service account: an owner of bearers that is no person."""
-    members = {"groups": tuple(groups or ()), "description": description}
+    """Create a service account: an owner of bearers that is no person.
+
+    \b
+    Examples:
+      mcpctl create serviceaccount build --group robots --description 'The build farm'
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    members = {"groups": tuple(groups or ()), "description": description, "labels": parse_labels(labels)}
     _create(token.create_service_account, "serviceaccount", name, output, context, **members)
 
 
@@ -138,26 +222,52 @@ def serviceaccount(
 def definition(
     name: Name,
     subjects: Annotated[
-        list[str], typer.Option("--subject", metavar="KIND:NAME", help="User:ann, Group:devs, ...; repeatable.")
+        list[str],
+        typer.Option("--subject", metavar="KIND:NAME", help="User:ann, Group:devs, McpToken:ci, ...; repeatable."),
     ],
     bindings: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--roleBindings",
-            "--binding",
             metavar="BINDING",
             help="role:view,resource:servers[,name:GLOB] or action:logs; repeatable.",
         ),
-    ],
+    ] = None,
     project: Project = None,
+    labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
+    old_bindings: OldBindings = None,
+    old_operations: OldOperations = None,
 ) -> None:
-    """Grant roles to subjects, in one project (-p) or in all."""
+    """Grant roles to subjects, in one project (-p) or in all.
+
+    \b
+    Examples:
+      mcpctl create rbac devs --subject Group:devs --roleBindings role:view,resource:servers
+      mcpctl create rbac ha --subject User:ann --roleBindings role:view,resource:servers,name:my-ha -p home
+      mcpctl create rbac support --subject User:ann --roleBindings action:logs
+      mcpctl create rbac ci --subject McpToken:ci -p demo --roleBindings 'role:run,resource:tools,name:git/*'
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    refuse_old_forms("--roleBindings", old_bindings, old_operations)
+    if not bindings:
+        raise CliError("say what it grants: --roleBindings role:view,resource:servers", USAGE)
     granted = checked(
-        Definition, name=name, project=project, subjects=tuple(subjects), bindings=parse_bindings(bindings)
+        Definition,
+        name=name,
+        labels=parse_labels(labels),
+        project=project,
+        subjects=as_token_ids(subjects),
+        bindings=parse_bindings(bindings),
     )
-    _create(rbac.define, "rbac", name, output, context, definition=granted)
+    defined = asyncio.run(_define(granted, subjects, context))
+    _print_created("rbac", name, defined, output)
+
+
+async def _define(granted: Definition, subjects: list[str], context: str | None) -> Definition:
+    async with session(context) as opened:
+        named = await with_token_ids(opened, subjects, granted.project)
+        return await opened.ask(rbac.define, definition=granted.model_copy(update={"subjects": named}))
 
 
 @app.command()
@@ -168,49 +278,87 @@ def mcptoken(
         list[str] | None,
         typer.Option(metavar="BINDING", help="What it may do: role:run,resource:tools[,name:GLOB]; repeatable."),
     ] = None,
-    ttl: Ttl = "30d",
+    rights: Annotated[
+        Rights, typer.Option("--rbac", help="`clone` adds what you may do in the project now.")
+    ] = Rights.EMPTY,
+    ttl: Ttl = None,
     description: Description = "",
+    labels: LabelOption = None,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Replace an active one of that name: it is revoked.")] = False,
     output: TokenOutput = TokenFormat.TABLE,
     context: ContextName = None,
+    old_bindings: OldBindings = None,
+    old_operations: OldOperations = None,
 ) -> None:
-    """Issue an mcptoken for one project; its bearer is shown once."""
+    """Issue an mcptoken for one project; its bearer is shown once.
+
+    \b
+    Examples:
+      mcpctl create mcptoken agent -p demo --bind role:run,resource:servers
+      mcpctl create mcptoken ci -p demo --bind role:run,resource:tools,name:git/git_log --ttl 12h
+      mcpctl create mcptoken mine -p demo --rbac clone --ttl never --force
+      CI_TOKEN=$(mcpctl create mcptoken ci -p demo --bind role:run,resource:servers -o token)
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    refuse_old_forms("--bind", old_bindings, old_operations)
     members = {
         "project": project,
         "name": name,
+        "labels": parse_labels(labels),
         "bindings": parse_bindings(bind or ()),
-        "ttl_seconds": parse_lifetime(ttl),
+        "rbac": rights.value,
         "description": description,
+        "force": force,
+        **parse_ttl(ttl),
     }
-    issued = asyncio.run(_issue(members, context))
-    told = f'mcptoken "{name}" of project "{project}"'
-    _print_bearer(issued, output, f"mcptoken/{name}", told, issued.token.expires_at)
-    if not bind and output is TokenFormat.TABLE:
-        note("It may do nothing yet: bind it at its creation, for example --bind role:run,resource:servers")
+    issued, bindings = asyncio.run(_issue(members, context))
+    print_token(issued, bindings, output, "created")
 
 
-@app.command("serviceaccount-token")
+async def _issue(members: dict[str, Any], context: str | None) -> tuple[token.IssuedToken, Bindings | None]:
+    async with session(context) as opened:
+        issued = await opened.ask(token.issue, **members)
+        return issued, await bound(opened, issued.token)
+
+
+@app.command("serviceaccount-token", hidden=True)
+@app.command("serviceaccounttoken")
 def serviceaccount_token(
     name: Annotated[str, typer.Argument(metavar="SERVICEACCOUNT", help="Service account that it stands for.")],
-    ttl: Ttl = "30d",
+    ttl: Ttl = None,
     output: TokenOutput = TokenFormat.TABLE,
     context: ContextName = None,
 ) -> None:
-    """Issue a bearer of a service account; it is shown once."""
-    members = {"name": name, "ttl_seconds": parse_lifetime(ttl)}
-    issued = asyncio.run(_ask(token.issue_service_account_token, context, members))
-    _print_bearer(issued, output, f"serviceaccount/{name}", f'token of service account "{name}"', issued.expires_at)
+    """Issue a bearer of a service account; it is shown once.
+
+    \b
+    Examples:
+      mcpctl create serviceaccounttoken build
+      BUILD_TOKEN=$(mcpctl create serviceaccounttoken build --ttl 12h -o token)
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    issued = asyncio.run(_ask(token.issue_service_account_token, context, {"name": name, **_seconds(ttl)}))
+    print_account_token(issued, output)
 
 
-def parse_bindings(texts: Iterable[str]) -> tuple[Binding, ...]:
-    """Read bindings. Raises `CliError` for one that is none."""
-    try:
-        return tuple(Binding.parse(text) for text in texts)
-    except ValueError as error:
-        raise CliError(f"binding: {_fault(error)}", USAGE) from error
+def _seconds(ttl: str | None) -> dict[str, int | None]:
+    """Return how long a bearer of a service account works, in the form that its request has."""
+    given = parse_ttl(ttl)
+    if "never_expires" in given:
+        return {"ttl_seconds": None}
+    if "expires_at" in given:
+        return {"ttl_seconds": int((given["expires_at"] - datetime.now(UTC)).total_seconds())}
+    return given
 
 
-def _fault(error: ValueError) -> str:
-    return humane(first_fault(error)) if isinstance(error, ValidationError) else str(error)
+def demand_member(option: str, member: str) -> None:
+    """Raise `CliError` for a member without its kind."""
+    if member.partition(":")[0] not in MEMBER_KINDS or member.endswith(":"):
+        name = member.rpartition(":")[2] or "NAME"
+        forms = ", ".join(f"{kind}:{name}" for kind in MEMBER_KINDS)
+        raise CliError(f"{option} {member}: say of which kind it is ({forms})", USAGE)
+
+
+MEMBER_KINDS = ("User", "ServiceAccount", "Group")
 
 
 def _words(command: str | None) -> tuple[str, ...]:
@@ -221,44 +369,20 @@ def _words(command: str | None) -> tuple[str, ...]:
 
 
 def _create(call: Call[Any, Any], noun: str, name: str, output: Format, context: str | None, /, **members: Any) -> None:
-    created = asyncio.run(_ask(call, context, {"name": name, **members}))
+    _print_created(noun, name, asyncio.run(_ask(call, context, {"name": name, **members})), output)
+
+
+def _print_created(noun: str, name: str, created: Any, output: Format) -> None:
     if output is Format.NAME:
         say(f"{noun}/{name}")
     elif output is Format.TABLE:
         say(f'{noun} "{name}" created')
     else:
-        print_data(created, output)
+        from mcpctl.cli.manifests import document  # noqa: PLC0415 - tables do without
+
+        print_data(document(noun, created), output)
 
 
 async def _ask(call: Call[Any, Any], context: str | None, members: dict[str, Any]) -> Any:
     async with session(context) as opened:
         return await opened.ask(call, **members)
-
-
-async def _issue(members: dict[str, Any], context: str | None) -> token.IssuedToken:
-    async with session(context) as opened:
-        try:
-            await opened.ask(catalog.get_project, name=members["project"])
-        except NotFound as error:
-            raise CliError(f'project "{members["project"]}" not found') from error
-        except Forbidden:
-            pass  # who may issue tokens need not be able to see the project
-        return await opened.ask(token.issue, **members)
-
-
-def _print_bearer(issued: Any, output: TokenFormat, name: str, told: str, expires_at: datetime | None) -> None:
-    if output is TokenFormat.TOKEN:
-        say(issued.bearer)
-    elif output is TokenFormat.NAME:
-        say(name)
-    elif output is TokenFormat.TABLE:
-        expires = (
-            "never expires"
-            if expires_at is None
-            else f"expires {expiry(expires_at)} ({expires_at.astimezone():%Y-%m-%d})"
-        )
-        say(f"{told} created; it {expires}.")
-        say("This is its bearer, shown only now:")
-        say(issued.bearer)
-    else:
-        print_data(issued, output)

@@ -1,11 +1,11 @@
-"""`mcpctl edit`: a resource's specification as YAML in $EDITOR, or members of it with `--set`."""
+"""`mcpctl edit`: a resource's document in $EDITOR, or members of it with `--set`."""
 
 import asyncio
 import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,66 +13,60 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from mcpctl.bus.contract import Message
-from mcpctl.bus.contracts.catalog import ProjectSpec, ServerSpec
-from mcpctl.bus.contracts.rbac import Definition
-from mcpctl.bus.contracts.token import EditUser
-from mcpctl.bus.errors import BusError, Conflict
-from mcpctl.cli.create import parse_bindings
-from mcpctl.cli.errors import REFUSED, USAGE, CliError
+from mcpctl.bus.contracts import token
+from mcpctl.bus.errors import BusError
+from mcpctl.cli.create import demand_member
+from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.explain import explain
+from mcpctl.cli.finding import one, targets
 from mcpctl.cli.given import ask_password
+from mcpctl.cli.manifests import document, read
 from mcpctl.cli.options import ContextName, Noun, Project
 from mcpctl.cli.output import note, say
 from mcpctl.cli.resources import Resource
-from mcpctl.cli.session import Session, checked, session
-from mcpctl.cli.verbs import one, targets
+from mcpctl.cli.session import Session, session
+from mcpctl.cli.specs import send, spec_of
+from mcpctl.cli.yaml_documents import Path as Place
+from mcpctl.cli.yaml_documents import YamlDocument, parse
 
 Document = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Editable:
-    """How a noun is shown for editing, and what the edited document becomes: the members of the call's request."""
-
-    show: Callable[[Any], Document]
-    read: Callable[[Document, Any], dict[str, Any]]
-
-
-def _of_spec(model: type[Message]) -> Editable:
-    return Editable(
-        show=lambda item: _dump(item.spec),
-        read=lambda document, item: {"spec": checked(model, **document), "revision": item.revision},
-    )
-
-
-def _show_definition(item: Definition) -> Document:
-    return _dump(item) | {"bindings": [str(binding) for binding in item.bindings]}
-
-
-def _read_definition(document: Document, _item: Definition) -> dict[str, Any]:
-    bindings = document.get("bindings") or []
-    if not isinstance(bindings, list) or not all(isinstance(text, str) for text in bindings):
-        raise CliError("bindings: a list of texts such as role:view,resource:servers", USAGE)
-    return {"definition": checked(Definition, **document | {"bindings": parse_bindings(bindings)}), "replace": True}
-
-
-def _read_user(document: Document, _item: Any) -> dict[str, Any]:
-    checked(EditUser, bearer="", **document)
-    return document
-
 
 YAML_BEGINS = ("[", "{", '"', "'")
 YAML_WORDS = ("true", "false", "null")
 
-EDITABLE = {
-    "project": _of_spec(ProjectSpec),
-    "server": _of_spec(ServerSpec),
-    "rbac": Editable(_show_definition, _read_definition),
-    "user": Editable(
-        lambda item: {"name": item.name, "groups": list(item.groups), "disabled": item.disabled}, _read_user
-    ),
-}
+MEMBERS = ("user", "serviceaccount", "group")
+"""What can be a member of groups."""
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Members that a group gets or loses, and groups that something joins or leaves."""
+
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    join: tuple[str, ...] = ()
+    leave: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.add or self.remove or self.join or self.leave)
+
+    def check(self, resource: Resource) -> None:
+        """Raise `CliError` where it is not for this kind of resource."""
+        if (self.add or self.remove) and resource.name != "group":
+            raise CliError("--add and --remove are for a group: name groups with --add-group, --remove-group", USAGE)
+        if (self.join or self.leave) and resource.name not in MEMBERS:
+            raise CliError(f"a {resource.name} is in no group: that can {', '.join(MEMBERS)}", USAGE)
+        for option, members in (("--add", self.add), ("--remove", self.remove)):
+            for member in members:
+                demand_member(option, member)
+
+
+class _Assigned(YamlDocument):
+    """A document as `--set` left it: it has no lines."""
+
+    def error(self, path: Place, text: str) -> CliError:
+        where = ".".join(str(step) for step in path)
+        return CliError(f"{where}: {text}" if where else text, USAGE)
 
 
 def edit(
@@ -83,25 +77,56 @@ def edit(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Change one member; repeatable. No editor is opened."),
     ] = None,
+    add: Annotated[
+        list[str] | None, typer.Option("--add", metavar="KIND:NAME", help="group: a new member, User:ann; repeatable.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", metavar="KIND:NAME", help="group: a member that leaves; repeatable.")
+    ] = None,
+    add_group: Annotated[
+        list[str] | None, typer.Option("--add-group", metavar="GROUP", help="Group to join; repeatable.")
+    ] = None,
+    remove_group: Annotated[
+        list[str] | None, typer.Option("--remove-group", metavar="GROUP", help="Group to leave; repeatable.")
+    ] = None,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Give a user a new password, read from stdin.")
     ] = False,
     project: Project = None,
     context: ContextName = None,
 ) -> None:
-    """Change a resource: `edit server time`, `edit project demo --set 'servers=[time,git]'`."""
+    """Change a resource: its document in $EDITOR, or what the options say.
+
+    \b
+    Examples:
+      mcpctl edit server time
+      mcpctl edit project demo --set 'servers=[time,git]' --set description='For the shop'
+      mcpctl edit group devs --add User:bob --remove User:ann
+      mcpctl edit user ann --add-group devs
+      mcpctl edit user ann --password-stdin < password.txt
+    """  # noqa: D301 - \b keeps the examples' lines apart
     resource, names = targets(noun, [name] if name else [])
     resource.call("edit")
     if len(names) != 1:
         raise CliError("name one resource to edit", USAGE)
-    if password_stdin and (resource.name != "user" or changes):
+    membership = Membership(*(tuple(given or ()) for given in (add, remove, add_group, remove_group)))
+    membership.check(resource)
+    if password_stdin and (resource.name != "user" or changes or membership):
         raise CliError("--password-stdin is for a user, and stands alone", USAGE)
+    if changes and membership:
+        raise CliError("--set and the options of membership are two edits: run them one after the other", USAGE)
     password = ask_password(from_stdin=True) if password_stdin else None
-    asyncio.run(_edit(resource, names[0], changes or [], password, project, context))
+    asyncio.run(_edit(resource, names[0], changes or [], membership, password, project, context))
 
 
 async def _edit(
-    resource: Resource, name: str, changes: list[str], password: str | None, project: str | None, context: str | None
+    resource: Resource,
+    name: str,
+    changes: list[str],
+    membership: Membership,
+    password: str | None,
+    project: str | None,
+    context: str | None,
 ) -> None:
     async with session(context) as opened:
         if password is not None:
@@ -109,17 +134,39 @@ async def _edit(
             say(f'password of {resource.name} "{name}" changed')
             return
         item = await one(opened, resource, name, project)
-        editable = EDITABLE[resource.name]
-        before = editable.show(item)
-        if changes:
-            await _send(opened, resource, name, editable.read(_same_name(with_changes(before, changes), name), item))
+        if membership:
+            await _change_membership(opened, resource, name, item, membership)
+        elif changes:
+            assigned = _Assigned("--set", with_changes(_shown(resource, item), changes))
+            await _send(opened, resource, name, assigned, item)
         else:
             await _edit_in_editor(opened, resource, name, item)
 
 
+async def _change_membership(opened: Session, resource: Resource, name: str, item: Any, wanted: Membership) -> None:
+    members: dict[str, Any] = {}
+    if wanted.join or wanted.leave:
+        members["groups"] = _groups(item.groups, wanted)
+    if resource.name == "group":
+        members |= {"add_members": wanted.add, "remove_members": wanted.remove}
+        await opened.ask(token.edit_group, name=name, **members)
+    else:
+        await opened.ask(resource.call("edit"), name=name, **members)
+    say(f'{resource.name} "{name}" edited')
+
+
+def _groups(now: Sequence[str], wanted: Membership) -> tuple[str, ...]:
+    kept = [group for group in now if group not in wanted.leave]
+    return tuple(dict.fromkeys([*kept, *wanted.join]))
+
+
+def _shown(resource: Resource, item: Any) -> Document:
+    """Return an item as a document, without what cannot be edited."""
+    return {key: value for key, value in document(resource.name, item).items() if key != "status"}
+
+
 async def _edit_in_editor(opened: Session, resource: Resource, name: str, item: Any) -> None:
-    editable = EDITABLE[resource.name]
-    text = yaml.safe_dump(editable.show(item), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(_shown(resource, item), sort_keys=False, allow_unicode=True)
     file = _write_for_editor(resource, name, text)
     edited = await asyncio.to_thread(_run_editor, file)
     if edited == text:
@@ -127,7 +174,7 @@ async def _edit_in_editor(opened: Session, resource: Resource, name: str, item: 
         note("Nothing was changed.")
         return
     try:
-        await _send(opened, resource, name, editable.read(_same_name(_parse(edited), name), item))
+        await _send(opened, resource, name, _parse(edited), item)
     except CliError as error:
         raise CliError(f"{error}; your edit is kept in {file}", error.code) from error
     except BusError as error:
@@ -136,15 +183,19 @@ async def _edit_in_editor(opened: Session, resource: Resource, name: str, item: 
     file.unlink()
 
 
-async def _send(opened: Session, resource: Resource, name: str, members: dict[str, Any]) -> None:
-    try:
-        await opened.ask(resource.call("edit"), **{"name": name, **members})
-    except Conflict as error:
-        if "revision" not in str(error):
-            raise
-        text = f'{resource.name} "{name}" was changed by somebody else meanwhile: edit it again'
-        raise CliError(text, REFUSED) from error
-    say(f'{resource.name} "{name}" edited')
+async def _send(opened: Session, resource: Resource, name: str, edited: YamlDocument, item: Any) -> None:
+    manifest = read(edited)
+    if manifest.kind.name != resource.name or manifest.spec.name != name:
+        raise CliError("kind and name cannot be changed: create a new one and delete this one", USAGE)
+    done = await send(opened, resource, spec_of(resource, item), manifest.spec, item)
+    say(f'{resource.name} "{name}" {"edited" if done else "unchanged"}')
+
+
+def _parse(text: str) -> YamlDocument:
+    documents = list(parse(text, "the edit"))
+    if len(documents) != 1:
+        raise CliError("the edit is not one document", USAGE)
+    return documents[0]
 
 
 def with_changes(document: Document, changes: list[str]) -> Document:
@@ -172,19 +223,6 @@ def with_changes(document: Document, changes: list[str]) -> Document:
     return changed
 
 
-def _same_name(document: Document, name: str) -> Document:
-    if document.get("name") != name:
-        raise CliError("the name cannot be changed: create a new one and delete this one", USAGE)
-    return document
-
-
-def _parse(text: str) -> Document:
-    document = _yaml(text, "the edit")
-    if not isinstance(document, dict):
-        raise CliError("the edit is not a mapping", USAGE)
-    return document
-
-
 def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
@@ -192,11 +230,6 @@ def _yaml(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1})" if mark is not None else ""
         raise CliError(f"{where} is no valid YAML{place}", USAGE) from error
-
-
-def _dump(message: Message) -> Document:
-    document = message.model_dump(mode="json", exclude_none=True)
-    return {key: value for key, value in document.items() if value not in ([], {})} | {"name": document["name"]}
 
 
 def _write_for_editor(resource: Resource, name: str, text: str) -> Path:

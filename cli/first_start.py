@@ -37,7 +37,7 @@ class FirstUser:
         write_private(self.password_file, password)
         secret = (read_private(self.secret_file) or "").strip()
         try:
-            async with anonymous(nats_url) as door:
+            async with anonymous(Context(nats_url)) as door:
                 with suppress(Conflict):  # a start that was cut off came so far
                     await door.ask(token.bootstrap, secret=secret, user=ADMIN, password=password)
                 logged_in = await door.ask(token.login, user=ADMIN, password=password)

@@ -21,6 +21,7 @@ class Program(LazyGroup):
         Command("describe", RESOURCES, "Show all there is to know about a resource", "mcpctl.cli.verbs:describe"),
         Command("create", RESOURCES, "Create a project, server, mcptoken, user, ...", "mcpctl.cli.create:app"),
         Command("edit", RESOURCES, "Change a resource in $EDITOR, or with --set", "mcpctl.cli.edit:edit"),
+        Command("label", RESOURCES, "Set and remove labels", "mcpctl.cli.labels:label"),
         Command("delete", RESOURCES, "Delete resources", "mcpctl.cli.verbs:delete"),
         Command("revoke", RESOURCES, "Revoke mcptokens", "mcpctl.cli.verbs:revoke"),
         Command("rotate", RESOURCES, "Give an mcptoken a new bearer", "mcpctl.cli.rotate:app"),

@@ -13,7 +13,14 @@ ContextName = Annotated[
 Project = Annotated[str | None, typer.Option("-p", "--project", metavar="PROJECT", help="Project that is meant.")]
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print the answer.")]
 Noun = Annotated[
-    str, typer.Argument(metavar="RESOURCE", help="projects, servers, mcptokens, users, rbac, ... or RESOURCE/NAME")
+    str, typer.Argument(metavar="RESOURCE", help="projects, servers, mcptokens, users, groups, rbac, ... or KIND/NAME")
 ]
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Names, or RESOURCE/NAME.")]
 NameOption = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names; all where none is given.")]
+LabelSelector = Annotated[
+    str | None,
+    typer.Option("-l", "--selector", metavar="LABELS", help="Those with these labels: app=shop,tier!=test,owner,!old"),
+]
+LabelOption = Annotated[
+    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Label of the new resource; repeatable.")
+]

@@ -22,6 +22,16 @@ class Format(StrEnum):
     NAME = "name"
 
 
+class ListFormat(StrEnum):
+    """`-o` of what lists resources: `wide` is a table with more columns."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+
+
 class TokenFormat(StrEnum):
     """`-o` of what issues a bearer: `token` prints it alone, so that `$(...)` takes it."""
 
@@ -82,25 +92,49 @@ def print_data(value: object, form: str) -> None:
         say(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
 
 
-def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_documents(documents: Iterable[object]) -> None:
+    """Print a stream of YAML documents."""
+    for number, document in enumerate(documents):
+        if number:
+            say("---")
+        print_data(document, "yaml")
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, headers: bool = True) -> None:
     """Print columns: as wide as the terminal allows, or stable and uncut where a program reads."""
     cells = [[plain(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _print_rich(titles, cells)
-        return
-    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    for line in (titles, *cells):
-        say("   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        _print_rich(titles, cells, headers=headers)
+    else:
+        GrowingTable(titles, headers=headers).add(cells)
 
 
-def _print_rich(titles: Sequence[str], cells: list[list[str]]) -> None:
+class GrowingTable:
+    """A plain table to which rows are added: as wide as its first ones need."""
+
+    def __init__(self, titles: Sequence[str], *, headers: bool = True) -> None:
+        self._titles, self._headers = titles, headers
+        self._widths: list[int] = []
+
+    def add(self, rows: Iterable[Sequence[object]]) -> None:
+        """Print rows; the titles go before the first ones."""
+        cells = [[plain(cell) for cell in row] for row in rows]
+        lines: list[Sequence[str]] = list(cells)
+        if not self._widths:
+            lines = [self._titles, *cells] if self._headers else lines
+            self._widths = [max(map(len, column)) for column in zip(*(lines or [self._titles]), strict=True)]
+        for line in lines:
+            say("   ".join(cell.ljust(width) for cell, width in zip(line, self._widths, strict=True)).rstrip())
+
+
+def _print_rich(titles: Sequence[str], cells: list[list[str]], *, headers: bool) -> None:
     from rich.console import Console  # noqa: PLC0415 - 100 ms that a pipe does not need
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0), show_header=headers)
     for index, title in enumerate(titles):
-        widest = max(map(len, (title, *(row[index] for row in cells))))
+        widest = max(map(len, (title if headers else "", *(row[index] for row in cells))))
         last = index == len(titles) - 1
         table.add_column(title, overflow="ellipsis", no_wrap=True, min_width=None if last else widest)
     for row in cells:
@@ -122,21 +156,20 @@ STYLES = {
 
 
 def print_details(value: object) -> None:
-    """Print all members of a message, one a line, indented where they nest."""
+    """Print the members of a message, or of a mapping from labels, one a line, indented where they nest."""
     for line in _details(value, 0):
         say(line)
 
 
 def _details(value: object, depth: int) -> Iterable[str]:
     members = _members(value)
-    width = max((len(_label(name)) for name, item in members if not _nests(item)), default=0) + 2
-    for name, item in members:
-        label = f"{_label(name)}:"
+    width = max((len(label) for label, item in members if not _nests(item)), default=0) + 2
+    for label, item in members:
         if _nests(item):
-            yield "  " * depth + label
+            yield "  " * depth + f"{label}:"
             yield from _nested(item, depth + 1)
         else:
-            yield "  " * depth + label.ljust(width) + _moment(name, item)
+            yield "  " * depth + f"{label}:".ljust(width) + _text(label, item)
 
 
 def _nested(item: Any, depth: int) -> Iterable[str]:
@@ -149,20 +182,24 @@ def _nested(item: Any, depth: int) -> Iterable[str]:
 
 def _members(value: object) -> list[tuple[str, object]]:
     if isinstance(value, Mapping):
-        return [(str(name), item) for name, item in value.items()]
-    return [(name, getattr(value, name)) for name in type(value).model_fields] if isinstance(value, BaseModel) else []
+        return [(plain(name), item) for name, item in value.items()]
+    if isinstance(value, BaseModel):
+        return [(label(name), getattr(value, name)) for name in type(value).model_fields]
+    return []
 
 
 def _nests(item: object) -> bool:
     return bool(item) and isinstance(item, BaseModel | Mapping | list | tuple)
 
 
-def _label(name: str) -> str:
-    return name.replace("_", " ").capitalize() if name.islower() else name
+def label(name: str) -> str:
+    """Return a member's name as it is shown: `created_at` is `Created at`."""
+    return name.replace("_", " ").capitalize()
 
 
-def _moment(name: str, item: object) -> str:
+def _text(label: str, item: object) -> str:
+    ends = label.startswith("Expires")
     if not isinstance(item, datetime):
-        return "never" if item is None and name == "expires_at" else plain(item)
-    told = expiry(item) if name.startswith("expires") else f"{age(item)} ago"
+        return "never" if item is None and ends else plain(item)
+    told = expiry(item) if ends else f"{age(item)} ago"
     return f"{item.astimezone():%Y-%m-%d %H:%M:%S} ({told})"

@@ -6,45 +6,87 @@ they are used, so that `mcpctl --help` loads none of them.
 
 import importlib
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
 
 from mcpctl.bus.contract import Call
 from mcpctl.cli.errors import USAGE, CliError
-from mcpctl.cli.times import age, expiry
+from mcpctl.cli.times import age, ago, expiry
 
 Cell = Callable[[Any], object]
 
 
 @dataclass(frozen=True)
-class Resource:
-    """One noun. `calls` maps verbs to `<contract module>.<call>`; a noun without `get` is looked up in its list.
+class Column:
+    """One column of a table: sorted by `by` where that is not its text, shown with `-o wide` alone where `wide`."""
 
-    `belongs` tells whether an item is one of a project's, where `-p` narrows a list that is not a project's own.
+    title: str
+    cell: Cell
+    by: Cell | None = None
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One noun. `calls` maps verbs to `<contract module>.<call>`.
+
+    `instead` says what to do where a verb is not for this noun. `belongs` tells whether an item is one of a project's,
+    where `-p` narrows a list that is not a project's own. `lister` (`<module>:<function>`) lists what no actor keeps.
     """
 
     name: str
     plural: str
     short: tuple[str, ...]
-    columns: tuple[tuple[str, Cell], ...]
+    columns: tuple[Column, ...]
     calls: dict[str, str] = field(default_factory=dict)
+    instead: dict[str, str] = field(default_factory=dict)
     in_project: bool = False
     belongs: Callable[[Any, str], bool] | None = None
     key: Callable[[Any], str] = lambda item: str(item.name)
+    lister: str | None = None
 
     def call(self, verb: str) -> Call[Any, Any]:
         """Return the call behind a verb. Raises `CliError` where the noun has no such verb."""
         if verb not in self.calls:
-            able = ", ".join(r.name for r in RESOURCES if verb in r.calls)
-            raise CliError(f"{_article(self.name)} {self.name} cannot be {PAST[verb]} (that can: {able})", USAGE)
+            raise self.cannot(verb)
         module, _, name = self.calls[verb].partition(".")
         found: Call[Any, Any] = getattr(importlib.import_module(f"mcpctl.bus.contracts.{module}"), name)
         return found
 
+    def cannot(self, verb: str) -> CliError:
+        """Return the error of a verb that is not for this noun."""
+        able = [r.name for r in RESOURCES if verb in r.calls]
+        hint = f": {self.instead[verb]}" if verb in self.instead else f" (that can: {', '.join(able)})" if able else ""
+        return CliError(f"{_article(self.name)} {self.name} cannot be {PAST[verb]}{hint}", USAGE)
 
-PAST = {"list": "listed", "get": "shown", "delete": "deleted", "revoke": "revoked", "edit": "edited"}
+    def shown(self, *, wide: bool) -> tuple[Column, ...]:
+        """Return the columns of its table."""
+        return tuple(column for column in self.columns if wide or not column.wide)
+
+
+PAST = {
+    "list": "listed",
+    "get": "shown by name",
+    "delete": "deleted",
+    "revoke": "revoked",
+    "rotate": "rotated",
+    "edit": "edited",
+    "label": "labelled",
+    "watch": "watched",
+}
+
+
+def labels_of(item: Any) -> Mapping[str, str]:
+    """Return an item's labels; what cannot have any has none."""
+    found: Mapping[str, str] = getattr(getattr(item, "spec", item), "labels", {})
+    return found
+
+
+def _labels(item: Any) -> list[str]:
+    return [f"{key}={value}" for key, value in sorted(labels_of(item).items())]
 
 
 def _target(server: Any) -> str:
@@ -60,16 +102,34 @@ def _spec_name(item: Any) -> str:
     return str(item.spec.name)
 
 
+def _last_use(token: Any) -> datetime | None:
+    moment: datetime | None = token.last_use.at if token.last_use else None
+    return moment
+
+
+def _seconds_since(moment: datetime) -> float:
+    return -moment.timestamp()
+
+
+NAME = Column("NAME", lambda item: item.name)
+SPEC_NAME = Column("NAME", _spec_name)
+AGE = Column("AGE", lambda item: age(item.created_at), by=lambda item: _seconds_since(item.created_at))
+GROUPS = Column("GROUPS", lambda item: item.groups)
+LABELS = Column("LABELS", _labels, wide=True)
+DESCRIPTION = Column("DESCRIPTION", lambda item: item.description)
+
 RESOURCES = (
     Resource(
         "project",
         "projects",
         ("proj",),
         (
-            ("NAME", _spec_name),
-            ("SERVERS", lambda p: p.spec.servers),
-            ("AGE", lambda p: age(p.created_at)),
-            ("DESCRIPTION", lambda p: p.spec.description),
+            SPEC_NAME,
+            Column("SERVERS", lambda p: p.spec.servers),
+            AGE,
+            Column("DESCRIPTION", lambda p: p.spec.description),
+            Column("MAX TTL", lambda p: p.spec.max_token_ttl, by=lambda p: p.spec.max_token_ttl_seconds, wide=True),
+            LABELS,
         ),
         {
             "list": "catalog.list_projects",
@@ -84,11 +144,15 @@ RESOURCES = (
         "servers",
         ("srv",),
         (
-            ("NAME", _spec_name),
-            ("TRANSPORT", lambda s: "http" if s.spec.url else "stdio"),
-            ("PROJECTS", lambda s: s.projects),
-            ("AGE", lambda s: age(s.created_at)),
-            ("TARGET", _target),
+            SPEC_NAME,
+            Column("TRANSPORT", lambda s: "http" if s.spec.url else "stdio"),
+            Column("PROJECTS", lambda s: s.projects),
+            AGE,
+            Column("TARGET", _target),
+            Column("PREFIX", lambda s: s.spec.slug, wide=True),
+            Column("ISOLATION", lambda s: s.spec.isolation, wide=True),
+            Column("DESCRIPTION", lambda s: s.spec.description, wide=True),
+            LABELS,
         ),
         {
             "list": "catalog.list_servers",
@@ -104,27 +168,28 @@ RESOURCES = (
         "mcptokens",
         ("token", "tokens", "tok"),
         (
-            ("NAME", lambda t: t.name),
-            ("PROJECT", lambda t: t.project),
-            ("OWNER", lambda t: t.owner.name),
-            ("STATUS", lambda t: t.status),
-            ("EXPIRES", lambda t: expiry(t.expires_at)),
-            ("LAST USED", lambda t: age(t.last_used_at)),
-            ("AGE", lambda t: age(t.created_at)),
+            NAME,
+            Column("PROJECT", lambda t: t.project),
+            Column("PREFIX", lambda t: t.prefix),
+            Column("CREATED", lambda t: ago(t.created_at), by=lambda t: t.created_at),
+            Column("LAST USED", lambda t: ago(_last_use(t)), by=_last_use),
+            Column("EXPIRES", lambda t: expiry(t.expires_at), by=lambda t: t.expires_at),
+            Column("STATUS", lambda t: t.status),
+            Column("OWNER", lambda t: f"{t.owner.kind}:{t.owner.name}", wide=True),
+            Column("DESCRIPTION", lambda t: t.description, wide=True),
         ),
         {"list": "token.list_tokens", "get": "token.describe", "revoke": "token.revoke", "delete": "token.delete"},
+        instead={
+            "edit": "revoke it and create another, or give it a new bearer: mcpctl rotate mcptoken NAME -p PROJECT",
+            "label": "it gets its labels when it is created",
+        },
         in_project=True,
     ),
     Resource(
         "user",
         "users",
         (),
-        (
-            ("NAME", lambda u: u.name),
-            ("GROUPS", lambda u: u.groups),
-            ("STATUS", lambda u: "disabled" if u.disabled else "active"),
-            ("AGE", lambda u: age(u.created_at)),
-        ),
+        (NAME, GROUPS, Column("STATUS", lambda u: "disabled" if u.disabled else "active"), AGE, LABELS),
         {
             "list": "token.list_users",
             "get": "token.get_user",
@@ -133,14 +198,39 @@ RESOURCES = (
         },
     ),
     Resource(
+        "group",
+        "groups",
+        (),
+        (NAME, Column("MEMBERS", lambda g: g.members), GROUPS, AGE, DESCRIPTION, LABELS),
+        {
+            "list": "token.list_groups",
+            "get": "token.get_group",
+            "edit": "token.edit_group",
+            "delete": "token.delete_group",
+        },
+    ),
+    Resource(
+        "serviceaccount",
+        "serviceaccounts",
+        ("sa",),
+        (NAME, GROUPS, AGE, DESCRIPTION, LABELS),
+        {
+            "list": "token.list_service_accounts",
+            "get": "token.get_service_account",
+            "edit": "token.edit_service_account",
+            "delete": "token.delete_service_account",
+        },
+    ),
+    Resource(
         "rbac",
         "rbac",
         (),
         (
-            ("NAME", lambda d: d.name),
-            ("PROJECT", lambda d: d.project or "(all)"),
-            ("SUBJECTS", lambda d: [_shortened(subject) for subject in d.subjects]),
-            ("BINDINGS", lambda d: "; ".join(map(str, d.bindings))),
+            NAME,
+            Column("PROJECT", lambda d: d.project or "(all)"),
+            Column("SUBJECTS", lambda d: [_shortened(subject) for subject in d.subjects]),
+            Column("BINDINGS", lambda d: "; ".join(map(str, d.bindings))),
+            LABELS,
         ),
         {
             "list": "rbac.list_definitions",
@@ -151,28 +241,36 @@ RESOURCES = (
         belongs=lambda definition, project: definition.project in (project, None),
     ),
     Resource(
-        "serviceaccount",
-        "serviceaccounts",
-        ("sa",),
-        (
-            ("NAME", lambda s: s.name),
-            ("GROUPS", lambda s: s.groups),
-            ("AGE", lambda s: age(s.created_at)),
-            ("DESCRIPTION", lambda s: s.description),
-        ),
-        {"list": "token.list_service_accounts", "delete": "token.delete_service_account"},
-    ),
-    Resource(
         "secret",
         "secrets",
         (),
         (
-            ("NAME", lambda s: s.name),
-            ("USED BY", lambda s: s.used_by),
-            ("CHANGED", lambda s: age(s.updated_at)),
-            ("AGE", lambda s: age(s.created_at)),
+            NAME,
+            Column("USED BY", lambda s: s.used_by),
+            Column("CHANGED", lambda s: age(s.updated_at), by=lambda s: _seconds_since(s.updated_at)),
+            AGE,
+            LABELS,
         ),
-        {"list": "catalog.list_secrets", "delete": "catalog.delete_secret"},
+        {"list": "catalog.list_secrets", "get": "catalog.get_secret", "delete": "catalog.delete_secret"},
+        instead={"edit": "give it another value with mcpctl create secret NAME --replace"},
+    ),
+    Resource(
+        "tool",
+        "tools",
+        (),
+        (
+            NAME,
+            Column("SERVER", lambda t: t.server),
+            Column("DESCRIPTION", lambda t: (t.description or "").partition("\n")[0]),
+        ),
+        instead={
+            "get": "list them with mcpctl get tools -p PROJECT",
+            "delete": "its server offers it: grant less, or take the server out of the project",
+            "edit": "its server offers it",
+            "label": "its server offers it",
+            "watch": "each look asks its server; repeat the command",
+        },
+        lister="mcpctl.cli.tools:list_tools",
     ),
 )
 

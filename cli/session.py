@@ -1,23 +1,25 @@
 """A command's connection to the bus, on the authority of the one who logged in."""
 
 import logging
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import structlog
+from pydantic import ValidationError
+
+from mcpctl.bus.bearer import kind_of
 from mcpctl.bus.contract import Call, Message
-from mcpctl.bus.errors import BusError, Unavailable
+from mcpctl.bus.errors import BusError, Unauthenticated, Unavailable
 from mcpctl.bus.identity import AdmittedIdentity
+from mcpctl.bus.nats_url import checked_url, trust
 from mcpctl.cli.context import Config, Context
 from mcpctl.cli.errors import USAGE, CliError, NotLoggedIn
 from mcpctl.cli.explain import explain, humane
+from mcpctl.cli.lazy_modules import import_lazily
 
-sys.modules.setdefault("aiohttp", None)  # type: ignore[arg-type]  # nats-py loads it (0.1 s) for ws:// alone
-
-import structlog  # noqa: E402
-from pydantic import ValidationError  # noqa: E402
+import_lazily("aiohttp")  # nats-py imports it (0.1 s) and uses it for ws:// alone
 
 from mcpctl.bus.connection import Bus, first_fault  # noqa: E402
 
@@ -25,6 +27,7 @@ R = TypeVar("R", bound=Message)
 
 # What a command has to say is its answer and its error: the bus's own log lines are for the parts.
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it remarks on how nats-py closes TLS and WebSockets
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ async def session(context_name: str | None) -> AsyncIterator[Session]:
     try:
         async with connected(context) as opened:
             yield opened
+    except Unauthenticated as error:
+        raise ended(context) if context.source else explain(error, context.user) from error
     except BusError as error:
         raise explain(error, context.user) from error
 
@@ -76,25 +81,46 @@ async def connected(context: Context) -> AsyncIterator[Session]:
 
 async def admitted(context: Context) -> Bus:
     """Connect with the context's bearer; tell a bearer that is no longer good from a bus that admits nobody."""
+    if kind_of(context.bearer or "") == "pat":
+        raise CliError(
+            f"{context.source or 'the context'} holds an mcptoken, which is for agents (mcpctl test mcp, mcpctl call): "
+            "log in with mcpctl login, or give the bearer of a service account"
+        )
     try:
-        return await Bus.connect(context.nats_url, AdmittedIdentity("operator", context.bearer or ""))
+        return await _connect(context, AdmittedIdentity("operator", context.bearer or ""))
     except Unavailable as refusal:
         if "authorization" not in str(refusal).lower():
             raise
-        async with anonymous(context.nats_url):
-            raise NotLoggedIn(context.user) from refusal
+        async with anonymous(context):
+            raise ended(context) from refusal
+
+
+def ended(context: Context) -> CliError:
+    """Return the error of a bearer that is no longer good."""
+    if context.source is None:
+        return NotLoggedIn(context.user)
+    return CliError(f"the bearer in {context.source} is not accepted: it is unknown, expired or revoked")
 
 
 @asynccontextmanager
-async def anonymous(nats_url: str) -> AsyncIterator[Session]:
+async def anonymous(context: Context) -> AsyncIterator[Session]:
     """Connect as one who has yet to log in. Raises `Unavailable`."""
     try:
-        bus = await Bus.connect(nats_url, AdmittedIdentity("login"))
+        bus = await _connect(context, AdmittedIdentity("login"))
     except Unavailable as error:
         if "authorization" in str(error).lower():
-            raise Unavailable(f"the bus at {nats_url} admits nobody: no token actor answers") from error
+            raise Unavailable(f"the bus at {context.nats_url} admits nobody: no token actor answers") from error
         raise
     try:
-        yield Session(bus, Context(nats_url))
+        yield Session(bus, context)
     finally:
         await bus.close(grace=0)
+
+
+async def _connect(context: Context, identity: AdmittedIdentity) -> Bus:
+    """Raises `Unavailable`, and `CliError` for a context that leads nowhere."""
+    try:
+        url, tls = checked_url(context.nats_url), trust(context.ca)
+    except ValueError as error:
+        raise CliError(str(error), USAGE) from error
+    return await Bus.connect(url, identity, tls=tls)

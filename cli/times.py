@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 from mcpctl.cli.errors import USAGE, CliError
 
@@ -21,14 +22,29 @@ def parse_duration(text: str) -> int:
     return sum(int(number) * units[unit] for number, unit in _PART.findall(text))
 
 
-def parse_lifetime(text: str) -> int | None:
-    """Return the seconds that something shall live, None for `never` (it never expires). Raises `CliError`."""
+def parse_ttl(text: str | None) -> dict[str, Any]:
+    """Return what a request says of how long a token works: nothing, a length of time, a moment, or for ever.
+
+    `text` is `30d`, `12h`, `never` or ISO 8601 (`2027-01-31`, `2027-01-31T12:00:00Z`; the local time where none is
+    named). Raises `CliError` for anything else.
+    """
+    if text is None:
+        return {}
     if text == "never":
-        return None
+        return {"never_expires": True}
+    if not _DURATION.fullmatch(text):
+        return {"expires_at": _moment(text)}
     seconds = parse_duration(text)
     if seconds == 0:
         raise CliError("what lives for no time cannot be used: write 30d, 12h or never", USAGE)
-    return seconds
+    return {"ttl_seconds": seconds}
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError) as error:
+        raise CliError(f"{text!r} is no time: write 30d, 12h, 2027-01-31, 2027-01-31T12:00Z or never", USAGE) from error
 
 
 def span(seconds: float) -> str:
@@ -42,6 +58,11 @@ def span(seconds: float) -> str:
 def age(moment: datetime | None, now: datetime | None = None) -> str:
     """Return how long ago something was: `3d`, or `-` for never."""
     return "-" if moment is None else span(((now or datetime.now(UTC)) - moment).total_seconds())
+
+
+def ago(moment: datetime | None, now: datetime | None = None) -> str:
+    """Return when something was: `3d ago`, or `never`."""
+    return "never" if moment is None else f"{age(moment, now)} ago"
 
 
 def expiry(moment: datetime | None, now: datetime | None = None) -> str:

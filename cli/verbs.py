@@ -2,156 +2,347 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from mcpctl.bus.contracts import rbac
-from mcpctl.bus.errors import BusError, Conflict, Forbidden, NotFound
-from mcpctl.cli.errors import REFUSED, USAGE, CliError
-from mcpctl.cli.explain import explain
-from mcpctl.cli.options import ContextName, NameOption, Names, Noun, Output, Project
-from mcpctl.cli.output import Format, note, print_data, print_details, print_table, say
-from mcpctl.cli.resources import Resource, find
+import typer
+
+from mcpctl.bus.errors import Forbidden, NotFound
+from mcpctl.cli.errors import USAGE, CliError
+from mcpctl.cli.finding import Wanted, chosen, demand_project, each, end, find_items, not_found, targets
+from mcpctl.cli.listing import details, documents, sorted_by, table
+from mcpctl.cli.options import ContextName, LabelSelector, NameOption, Names, Noun, Project
+from mcpctl.cli.output import (
+    GrowingTable,
+    ListFormat,
+    note,
+    print_data,
+    print_details,
+    print_documents,
+    print_table,
+    say,
+)
+from mcpctl.cli.resources import RESOURCES, Resource
+from mcpctl.cli.selectors import Selector
 from mcpctl.cli.session import Session, session
+from mcpctl.cli.watching import Seen, What, watch
+
+ALL = "all"
+"""The noun that means every kind of resource."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How `get` prints what it finds."""
+
+    form: ListFormat = ListFormat.TABLE
+    sort_by: str | None = None
+    headers: bool = True
+
+
+Output = Annotated[ListFormat, typer.Option("-o", "--output", help="How to print; `wide`: more columns.")]
 
 
 def get(
     noun: Noun,
     names: NameOption = None,
+    *,
     project: Project = None,
-    output: Output = Format.TABLE,
+    selector: LabelSelector = None,
+    output: Output = ListFormat.TABLE,
+    sort_by: Annotated[
+        str | None, typer.Option("--sort-by", metavar="FIELD", help="A column, or a path such as created_at.")
+    ] = None,
+    watched: Annotated[bool, typer.Option("-w", "--watch", help="Go on: a line for each change.")] = False,
+    no_headers: Annotated[bool, typer.Option("--no-headers", help="Print no titles.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="rbac: with the bindings of mcptokens. mcptokens -o yaml: with ended ones.")
+    ] = False,
+    server: Annotated[str | None, typer.Option("--server", metavar="SERVER", help="tools: of this server.")] = None,
     context: ContextName = None,
 ) -> None:
-    """List resources, or show some of them: `get servers`, `get server time -o yaml`."""
-    resource, wanted = targets(noun, names or [])
-    if wanted:
+    """List resources, or show some of them.
+
+    `-o yaml` prints what `mcpctl apply` takes. `get all` lists every kind that you may see.
+
+    \b
+    Examples:
+      mcpctl get servers
+      mcpctl get server time -o yaml
+      mcpctl get mcptokens -p demo --sort-by expires
+      mcpctl get projects -l team=shop -o wide
+      mcpctl get tools -p demo --server time
+      mcpctl get mcptokens -p demo -w
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    shown = Shown(output, sort_by, headers=not no_headers)
+    labels = _selector(selector, names)
+    if noun == ALL and not names:
+        if watched or server:
+            raise CliError("get all takes neither -w nor --server: name one kind of resource", USAGE)
+        asyncio.run(_get_all(project, labels, shown, context, everything=everything))
+        return
+    resource, found = targets(noun, names or ())
+    if found:
         demand_project(resource, project)
-    asyncio.run(_get(resource, wanted, project, output, context))
-
-
-def describe(noun: Noun, names: Names = None, project: Project = None, context: ContextName = None) -> None:
-    """Show all there is to know about resources: `describe server time`."""
-    resource, wanted = named(noun, names)
-    demand_project(resource, project)
-    asyncio.run(_describe(resource, wanted, project, context))
-
-
-def delete(noun: Noun, names: Names = None, project: Project = None, context: ContextName = None) -> None:
-    """Delete resources: `delete server time git`."""
-    resource, wanted = named(noun, names)
-    asyncio.run(_change(resource, "delete", wanted, project, context))
-
-
-def revoke(noun: Noun, names: Names = None, project: Project = None, context: ContextName = None) -> None:
-    """Revoke mcptokens, which stay listed: `revoke mcptoken ci -p demo`."""
-    resource, wanted = named(noun, names)
-    asyncio.run(_change(resource, "revoke", wanted, project, context))
-
-
-def named(noun: str, names: Sequence[str] | None) -> tuple[Resource, list[str]]:
-    """Read what must be named. Raises `CliError` where it is not."""
-    resource, wanted = targets(noun, names or ())
-    if not wanted:
-        raise CliError(f"name the {resource.plural} that you mean", USAGE)
-    return resource, wanted
-
-
-def targets(noun: str, names: Sequence[str]) -> tuple[Resource, list[str]]:
-    """Read `server a b`, `server/a server/b` or `server server/a`. Raises `CliError`."""
-    if "/" in noun:
-        names = [noun, *names]
-        noun = noun.partition("/")[0]
-    resource = find(noun)
-    found = []
-    for name in names:
-        prefix, slash, rest = name.partition("/")
-        if slash and find(prefix) is not resource:
-            raise CliError(f"{name} is no {resource.name}: name one kind of resource at a time", USAGE)
-        found.append(rest if slash else name)
-    return resource, found
-
-
-async def _get(resource: Resource, names: list[str], project: str | None, output: Format, context: str | None) -> None:
-    async with session(context) as opened:
-        if names:
-            items = [await one(opened, resource, name, project) for name in names]
-        else:
-            items = await every(opened, resource, project)
-    if output is Format.NAME:
-        for item in items:
-            say(f"{resource.name}/{resource.key(item)}")
-    elif output is not Format.TABLE:
-        print_data(items[0] if len(names) == 1 else {"items": items}, output)
-    elif items:
-        print_table(
-            [title for title, _ in resource.columns], [[cell(item) for _, cell in resource.columns] for item in items]
-        )
+    if server is not None and resource.lister is None:
+        raise CliError("--server is for tools: get tools -p PROJECT --server SERVER", USAGE)
+    wanted = Wanted(resource, tuple(found), project, labels, server, everything)
+    if watched:
+        if resource.lister is not None:
+            raise resource.cannot("watch")
+        asyncio.run(_watch(wanted, shown, context))
     else:
-        note(f"No {resource.plural} found" + (f" in project {project}." if project else "."))
+        asyncio.run(_get(wanted, shown, context))
 
 
-async def _describe(resource: Resource, names: list[str], project: str | None, context: str | None) -> None:
+def describe(
+    noun: Noun,
+    names: NameOption = None,
+    project: Project = None,
+    selector: LabelSelector = None,
+    context: ContextName = None,
+) -> None:
+    """Show all there is to know about resources.
+
+    \b
+    Examples:
+      mcpctl describe server time
+      mcpctl describe mcptoken ci -p demo
+      mcpctl describe projects -l team=shop
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    resource, found = targets(noun, names or ())
+    if found:
+        demand_project(resource, project)
+    asyncio.run(_describe(Wanted(resource, tuple(found), project, _selector(selector, names)), context))
+
+
+def delete(
+    noun: Noun,
+    names: Names = None,
+    *,
+    project: Project = None,
+    selector: LabelSelector = None,
+    ignore_not_found: Annotated[
+        bool, typer.Option("--ignore-not-found", help="What is not there counts as deleted.")
+    ] = False,
+    context: ContextName = None,
+) -> None:
+    """Delete resources, without asking again.
+
+    \b
+    Examples:
+      mcpctl delete server time git
+      mcpctl delete mcptoken ci -p demo
+      mcpctl delete projects -l team=shop
+      mcpctl delete server/time --ignore-not-found
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    wanted = _named(noun, names, project, selector)
+    asyncio.run(_change(wanted, "delete", context, forgiving=ignore_not_found))
+
+
+def revoke(
+    noun: Noun,
+    names: Names = None,
+    project: Project = None,
+    selector: LabelSelector = None,
+    context: ContextName = None,
+) -> None:
+    """Revoke mcptokens: they work no more and stay listed.
+
+    \b
+    Examples:
+      mcpctl revoke mcptoken ci -p demo
+      mcpctl revoke mcptokens -p demo -l team=shop
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    asyncio.run(_change(_named(noun, names, project, selector), "revoke", context))
+
+
+def _named(noun: str, names: Sequence[str] | None, project: str | None, selector: str | None) -> Wanted:
+    """Read what must be named, or chosen by its labels. Raises `CliError` where it is neither."""
+    resource, found = targets(noun, names or ())
+    if not found and selector is None:
+        raise CliError(f"name the {resource.plural} that you mean, or choose them with -l", USAGE)
+    return Wanted(resource, tuple(found), project, _selector(selector, found))
+
+
+def _selector(text: str | None, names: Sequence[str] | None) -> Selector | None:
+    if text is not None and names:
+        raise CliError("give either names or -l", USAGE)
+    return None if text is None else Selector.parse(text)
+
+
+async def _get(wanted: Wanted, shown: Shown, context: str | None) -> None:
     async with session(context) as opened:
-        for number, name in enumerate(names):
-            item = await one(opened, resource, name, project)
+        items, failures = await find_items(opened, wanted)
+        items = sorted_by(wanted.resource, items, shown.sort_by)
+        if items or not failures:
+            await _print(opened, wanted, items, shown)
+    end(failures)
+
+
+async def _print(opened: Session, wanted: Wanted, items: list[Any], shown: Shown) -> None:
+    resource, form = wanted.resource, shown.form
+    if form is ListFormat.NAME:
+        _print_names(resource, items)
+    elif form is ListFormat.JSON:
+        found = await documents(opened, resource, items)
+        print_data(found[0] if len(wanted.names) == 1 else {"items": found}, form)
+    elif form is ListFormat.YAML:
+        print_documents(await documents(opened, resource, _for_apply(wanted, items)))
+    elif items:
+        print_table(*table(resource, items, wide=form is ListFormat.WIDE), headers=shown.headers)
+    if not items and form is not ListFormat.JSON:
+        note(_nothing(wanted))
+
+
+def _for_apply(wanted: Wanted, items: list[Any]) -> list[Any]:
+    """Return the items without mcptokens that ended: applied, they would be issued again."""
+    if wanted.resource.name != "mcptoken" or wanted.names or wanted.everything:
+        return items
+    live = [item for item in items if item.status == "active"]
+    if len(live) < len(items):
+        note(f"{len(items) - len(live)} mcptokens that ended are left out: --all shows them")
+    return live
+
+
+def _print_names(resource: Resource, items: Sequence[Any]) -> None:
+    for item in items:
+        say(f"{resource.name}/{resource.key(item)}")
+
+
+def _nothing(wanted: Wanted) -> str:
+    where = f" in project {wanted.project}" if wanted.project else ""
+    which = " with these labels" if wanted.selector else ""
+    return f"No {wanted.resource.plural} found{where}{which}."
+
+
+async def _get_all(
+    project: str | None, selector: Selector | None, shown: Shown, context: str | None, *, everything: bool
+) -> None:
+    """Show every kind of resource that may be seen; one after the other, so that no kind is mixed into another."""
+    found: list[Any] = []
+    printed = False
+    async with session(context) as opened:
+        for resource in RESOURCES:
+            if resource.lister is not None:
+                continue
+            wanted = Wanted(resource, (), project, selector, None, everything)
+            try:
+                items = (await find_items(opened, wanted))[0]
+            except Forbidden:
+                note(f"You may not see {resource.plural}.")
+                continue
+            if shown.form is ListFormat.NAME:
+                _print_names(resource, items)
+            elif shown.form in (ListFormat.JSON, ListFormat.YAML):
+                items = _for_apply(wanted, items) if shown.form is ListFormat.YAML else items
+                found += await documents(opened, resource, items)
+            elif items:
+                if printed:
+                    say("")
+                _print_kind(resource, sorted_by(resource, items, shown.sort_by), shown)
+                printed = True
+    if shown.form is ListFormat.JSON:
+        print_data({"items": found}, shown.form)
+    elif shown.form is ListFormat.YAML:
+        print_documents(found)
+
+
+def _print_kind(resource: Resource, items: list[Any], shown: Shown) -> None:
+    titles, rows = table(resource, items, wide=shown.form is ListFormat.WIDE)
+    print_table(titles, [[f"{resource.name}/{row[0]}", *row[1:]] for row in rows], headers=shown.headers)
+
+
+async def _watch(wanted: Wanted, shown: Shown, context: str | None) -> None:
+    resource, form = wanted.resource, shown.form
+    wide = form is ListFormat.WIDE
+    lines = GrowingTable(["EVENT", *table(resource, [], wide=wide)[0]], headers=shown.headers)
+    first = True
+
+    async def look(opened: Session) -> Seen:
+        nonlocal first
+        items = await chosen(opened, wanted)
+        if first:
+            _demand_all(wanted, items)
+            items, first = sorted_by(resource, items, shown.sort_by), False
+            if not items:
+                note(_nothing(wanted))
+        return {getattr(item, "id", resource.key(item)): item for item in items}
+
+    async def tell(opened: Session, events: Sequence[tuple[What, Any]]) -> None:
+        items = [item for _, item in events]
+        if form is ListFormat.NAME:
+            _print_names(resource, items)
+        elif form in (ListFormat.JSON, ListFormat.YAML):
+            for (what, _), found in zip(events, await documents(opened, resource, items), strict=True):
+                _print_event({"event": what, "item": found}, form)
+        else:
+            rows = table(resource, items, wide=wide)[1]
+            lines.add([what, *row] for (what, _), row in zip(events, rows, strict=True))
+
+    await watch(context, look, tell)
+
+
+def _print_event(event: dict[str, Any], form: ListFormat) -> None:
+    if form is ListFormat.YAML:
+        say("---")
+        print_data(event, form)
+        return
+    import orjson  # noqa: PLC0415 - one event a line, which no other output needs
+
+    say(orjson.dumps(event).decode())
+
+
+def _demand_all(wanted: Wanted, items: Sequence[Any]) -> None:
+    there = {wanted.resource.key(item) for item in items}
+    for name in wanted.names:
+        if name not in there:
+            raise not_found(wanted.resource, name, wanted.project)
+
+
+async def _describe(wanted: Wanted, context: str | None) -> None:
+    resource = wanted.resource
+    async with session(context) as opened:
+        items, failures = await find_items(opened, wanted)
+        for number, item in enumerate(items):
             if number:
                 say("")
-            print_details(item)
-            if resource.name == "mcptoken":
-                found = await opened.ask(rbac.get_bindings, project=item.project, name=item.name, sha=item.sha)
-                print_details({"bindings": found.bindings or "none: it can do nothing yet"})
+            print_details(await details(opened, resource, item))
+        if not items and not failures:
+            note(_nothing(wanted))
+    end(failures)
 
 
-async def _change(resource: Resource, verb: str, names: list[str], project: str | None, context: str | None) -> None:
+async def _change(wanted: Wanted, verb: str, context: str | None, *, forgiving: bool = False) -> None:
     """Do it to each; one that fails does not keep the others from it."""
+    resource = wanted.resource
     call = resource.call(verb)
-    demand_project(resource, project)
-    failures: list[CliError] = []
+    if wanted.names:
+        demand_project(resource, wanted.project)
+
+    async def change(opened: Session, name: str, project: str | None) -> None:
+        try:
+            await opened.ask(call, name=name, project=project)
+            say(f'{resource.name} "{name}" {verb}d')
+        except NotFound as error:
+            if not forgiving:
+                raise not_found(resource, name, project) from error
+
     async with session(context) as opened:
-        for name in names:
-            try:
-                await opened.ask(call, name=name, project=project)
-                say(f'{resource.name} "{name}" {verb}d')
-            except NotFound:
-                failures.append(not_found(resource, name, project))
-            except (Conflict, Forbidden) as error:
-                failures.append(explain(error))
-            except BusError as error:
-                failures.append(explain(error, opened.context.user))
-                break
-    for failure in failures[:-1]:
-        note(f"Error: {failure}")
-    if failures:
-        raise failures[-1]
+        if wanted.names:
+            meant = [(name, wanted.project) for name in wanted.names]
+        else:
+            meant = await _matching(opened, wanted, verb)
+            if not meant:
+                note(_nothing(wanted))
+        _, failures = await each(opened, meant, lambda pair: change(opened, *pair))
+    end(failures)
 
 
-async def one(opened: Session, resource: Resource, name: str, project: str | None) -> Any:
-    """Return one item by its name. Raises `CliError` where there is none, `BusError` else."""
-    demand_project(resource, project)
-    try:
-        if "get" in resource.calls:
-            return await opened.ask(resource.call("get"), name=name, project=project)
-        for item in await every(opened, resource, project):
-            if resource.key(item) == name:
-                return item
-    except NotFound as error:
-        raise not_found(resource, name, project) from error
-    raise not_found(resource, name, project)
-
-
-async def every(opened: Session, resource: Resource, project: str | None) -> list[Any]:
-    """Return all items, or those of a project."""
-    items = (await opened.ask(resource.call("list"), project=project)).items
-    if project is not None and resource.belongs is not None:
-        return [item for item in items if resource.belongs(item, project)]
-    return list(items)
-
-
-def demand_project(resource: Resource, project: str | None) -> None:
-    """Raise `CliError` where a name means nothing without its project."""
-    if resource.in_project and project is None:
-        raise CliError(f"{resource.plural} are named within a project: add -p PROJECT", USAGE)
-
-
-def not_found(resource: Resource, name: str, project: str | None) -> CliError:
-    where = f' in project "{project}"' if resource.in_project and project else ""
-    return CliError(f'{resource.name} "{name}" not found{where}', REFUSED)
+async def _matching(opened: Session, wanted: Wanted, verb: str) -> list[tuple[str, str | None]]:
+    """Return name and project of what the labels choose, each once; what is revoked is not revoked again."""
+    items = await chosen(opened, wanted)
+    resource = wanted.resource
+    if verb == "revoke":
+        items = [item for item in items if item.status == "active"]
+    return list(dict.fromkeys((resource.key(i), i.project if resource.in_project else None) for i in items))

@@ -41,28 +41,37 @@ class Admission:
         self._hosts, self._principals, self._audit, self._gateway = hosts, principals, audit, gateway
 
     async def admit(self, request: web.Request) -> Exchange:
-        """Let a request in. Raises `Fault` for the wrong host, bearer or project."""
+        """Let a request of a project in. Raises `Fault` for the wrong host, bearer or project."""
+        self.check_host(request)
+        project, server = request.match_info["project"], request.match_info.get("server")
+        try:
+            bearer, principal = await self.identify(request, project)
+        except (Refused, BusError) as error:
+            raise fault_of(error) from error
+        if not is_label(project) or principal.project not in (None, project):
+            self.note_denial(principal, project, "the token belongs to another project")
+            raise fault_of(Forbidden(f"no access to project {project}"))
+        if server is not None and not is_label(server):
+            raise fault_of(Forbidden(f"no access to server {server} of project {project}"))
+        return Exchange(request, bearer, principal, project, server)
+
+    def check_host(self, request: web.Request) -> None:
+        """Raise `Fault` for a request that is addressed to somebody else, or comes from another's page."""
         headers = request.headers
         if not self._hosts.admits(headers.get("Host", "")):
             raise Fault(421, INVALID_REQUEST, "the Host header names no host of this gateway (MCPCTL_ALLOWED_HOSTS)")
         origin = headers.get("Origin")
         if origin is not None and not self._hosts.admits_origin(origin):
             raise Fault(403, INVALID_REQUEST, "the Origin header names no host of this gateway (MCPCTL_ALLOWED_HOSTS)")
-        project, server = request.match_info["project"], request.match_info.get("server")
+
+    async def identify(self, request: web.Request, project: str | None) -> tuple[str, Principal]:
+        """Return the bearer of a request, and whom it stands for. Raises `Refused`, and `BusError`."""
         try:
             bearer = bearer_of(request)
-            principal = self._principals.peek(digest(bearer)) or await self._resolve(bearer)
+            return bearer, self._principals.peek(digest(bearer)) or await self._resolve(bearer)
         except Refused as refused:
             self._note_refusal(refused, project)
-            raise fault_of(refused) from refused
-        except BusError as error:
-            raise fault_of(error) from error
-        if not is_label(project) or principal.project not in (None, project):
-            self._note_denial(principal, project)
-            raise fault_of(Forbidden(f"no access to project {project}"))
-        if server is not None and not is_label(server):
-            raise fault_of(Forbidden(f"no access to server {server} of project {project}"))
-        return Exchange(request, bearer, principal, project, server)
+            raise
 
     async def _resolve(self, bearer: str) -> Principal:
         if kind_of(bearer) is None:
@@ -72,14 +81,15 @@ class Admission:
         except Unauthenticated as error:
             raise refusal_of(error) from error
 
-    def _note_refusal(self, refused: Refused, project: str) -> None:
+    def _note_refusal(self, refused: Refused, project: str | None) -> None:
         cause = refused.__cause__
         if isinstance(cause, Unauthenticated):  # what has not even the form of a bearer costs the bus nothing
             self._append(project, f"bearer {cause}", {})
 
-    def _note_denial(self, principal: Principal, project: str) -> None:
-        self._append(project, "the token belongs to another project", principal.audit_fields)
+    def note_denial(self, principal: Principal, project: str | None, rule: str) -> None:
+        """Leave the audit event of a token that asked for what is not its own."""
+        self._append(project, rule, principal.audit_fields)
 
-    def _append(self, project: str, rule: str, who: dict[str, object]) -> None:
-        where = {"project": project if is_label(project) else None, "gateway": self._gateway}
+    def _append(self, project: str | None, rule: str, who: dict[str, object]) -> None:
+        where = {"project": project if project and is_label(project) else None, "gateway": self._gateway}
         self._audit.append_later({"kind": "edge", "outcome": "deny", "rule": rule, **where, **who})

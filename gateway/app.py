@@ -11,6 +11,7 @@ from mcpctl.bus.contract import PREFIX
 from mcpctl.bus.service import Service
 from mcpctl.gateway.endpoint import McpEndpoint
 from mcpctl.gateway.health import Health
+from mcpctl.gateway.rest.api import RestApi
 from mcpctl.gateway.settings import GatewaySettings
 
 FIRST_LEASES_SECONDS = 5.0
@@ -26,6 +27,8 @@ class Gateway:
         self._endpoint = McpEndpoint(bus, settings, counts)
         self._background = Tasks()
         health = Health(bus, self._endpoint)
+        asked = self._service.endpoint("rest", f"{PREFIX}.*.*.{bus.caller}", "")
+        rest = RestApi(bus, self._endpoint.admission, asked)
         self.app = web.Application(client_max_size=settings.body_limit)
         for path in ("/projects/{project}/mcp", "/projects/{project}/servers/{server}/mcp"):
             self.app.router.add_post(path, self._endpoint.post)
@@ -34,6 +37,7 @@ class Gateway:
             self.app.router.add_route("*", path, self._endpoint.other)
         self.app.router.add_get("/healthz", health.healthz)
         self.app.router.add_get("/readyz", health.readyz)
+        rest.register(self.app.router)
         self.app.router.add_route("*", "/{rest:.*}", _not_found)
 
     async def start(self) -> None:
@@ -60,5 +64,5 @@ class Gateway:
 
 
 async def _not_found(_request: web.Request) -> web.Response:
-    text = "not found: the MCP endpoint of a project is /projects/<project>/mcp"
+    text = "not found: the MCP endpoint of a project is /projects/<project>/mcp, the control plane is /api/v1"
     return web.Response(status=404, body=orjson.dumps({"error": text}), content_type="application/json")

@@ -68,7 +68,7 @@ class McpEndpoint:
         self.sessions = Sessions(bus)
         self.plane = DataPlane(bus)
         self.audit = AuditWriter(bus.client, bus.caller)
-        self._admission = Admission(Hosts(settings), self.principals, self.audit, bus.caller)
+        self.admission = Admission(Hosts(settings), self.principals, self.audit, bus.caller)
         self._relay = Relay(self.plane, bus.caller, settings.call_timeout_ms)
         tokens = self.principals.follower
         tokens.on_change.append(self._end_revoked)
@@ -93,7 +93,7 @@ class McpEndpoint:
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         try:
-            exchange = await self._admission.admit(request)
+            exchange = await self.admission.admit(request)
             message, request_id = await self._read(request)
             params = read_params(message, request_id)
             if _is_modern(request, params):
@@ -114,7 +114,7 @@ class McpEndpoint:
         if request.headers.get("MCP-Protocol-Version") not in (None, *LEGACY):
             return await self._refuse_method(request, "POST")
         try:
-            exchange = await self._admission.admit(request)
+            exchange = await self.admission.admit(request)
             session_id = _session_id(request)
             await self._find_session(exchange, session_id)
             await self.sessions.close(session_id, exchange.bearer)
@@ -131,7 +131,7 @@ class McpEndpoint:
 
     async def _refuse_method(self, request: web.Request, allow: str) -> web.StreamResponse:
         try:
-            await self._admission.admit(request)
+            await self.admission.admit(request)
         except Fault as fault:
             return render(fault)
         text = f"{request.method} is not served here"

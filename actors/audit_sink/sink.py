@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -87,6 +88,7 @@ class AuditSink(Actor):
         self._publisher = await Publisher.connect(self._url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(self._publisher.close)
         self._streams = await Streams.connect(self._url, self.identity, self.bus.closed.set)
+        self.service.checks[f"JetStream {audit.STREAM}"] = partial(self._streams.health, audit.STREAM)
         self._opened.push_async_callback(self._streams.close)
         self._consumer = SharedConsumer(self._streams, audit.STREAM, SINK_CONSUMER)
         draining = asyncio.create_task(self._drain())

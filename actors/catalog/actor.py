@@ -6,16 +6,18 @@ from contextlib import AsyncExitStack
 
 from sqlmodel import Session
 
-from mcpctl.actors.catalog import projects, runtime, sealed_secrets, servers
+from mcpctl.actors import dumps
+from mcpctl.actors.catalog import applying, projects, runtime, sealed_secrets, servers
+from mcpctl.actors.catalog.rows import TABLES
 from mcpctl.actors.catalog.sealing import Keyring
 from mcpctl.actors.changes import ChangeFeed
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.actor import Actor, Caller, handles
 from mcpctl.bus.connection import Bus, Publisher
-from mcpctl.bus.contract import Changes, Done, Need, PullChanges
+from mcpctl.bus.contract import Applied, Backup, Changes, Done, Dump, Need, PullChanges, Restore
 from mcpctl.bus.contracts import catalog, rbac, token
-from mcpctl.bus.errors import Forbidden
+from mcpctl.bus.errors import Conflict, Forbidden, NotFound
 
 SEE_SERVER = Need("view", "servers")
 SEE_SECRET = Need("view", "secrets")
@@ -28,7 +30,7 @@ class Catalog(Actor):
     role = "catalog"
     audited = frozenset(
         f"{verb}_{noun}" for verb in ("create", "edit", "delete") for noun in ("server", "project", "secret")
-    )
+    ) | {"backup", "restore"}
 
     def __init__(self, bus: Bus, settings: ActorSettings) -> None:
         super().__init__(bus)
@@ -104,9 +106,7 @@ class Catalog(Actor):
     @handles(catalog.delete_project)
     async def delete_project(self, request: catalog.DeleteProject, _caller: Caller) -> Done:
         await self._store.read(lambda session: projects.find(session, request.name))
-        # Its tokens first: a project of the same name must not bring them back.
-        asked = token.RevokeProjectTokens(bearer=request.bearer, project=request.name)
-        await self.bus.call(token.revoke_project, asked)
+        await self._revoke_tokens(request.bearer, request.name)
         await self._feed.write(lambda changing: projects.remove(changing, request.name))
         return Done()
 
@@ -115,9 +115,14 @@ class Catalog(Actor):
         if request.replace:
             await self.authorize(request.bearer, Need("edit", "secrets"), request.name, None)
         sealed = self._keyring.seal(request.name, request.value)
+        labels = request.labels or None
         return await self._feed.write(
-            lambda changing: sealed_secrets.put(changing, request.name, sealed, replace=request.replace)
+            lambda changing: sealed_secrets.put(changing, request.name, sealed, replace=request.replace, labels=labels)
         )
+
+    @handles(catalog.get_secret)
+    async def get_secret(self, request: catalog.GetSecret, _caller: Caller) -> catalog.Secret:
+        return await self._store.read(lambda session: sealed_secrets.get(session, request.name))
 
     @handles(catalog.list_secrets)
     async def list_secrets(self, _request: catalog.ListSecrets, _caller: Caller) -> catalog.Secrets:
@@ -126,6 +131,49 @@ class Catalog(Actor):
     @handles(catalog.delete_secret)
     async def delete_secret(self, request: catalog.DeleteSecret, _caller: Caller) -> Done:
         await self._feed.write(lambda changing: sealed_secrets.remove(changing, request.name))
+        return Done()
+
+    @handles(catalog.apply)
+    async def apply(self, request: catalog.Apply, _caller: Caller) -> Applied:
+        plan = await self._store.read(lambda session: applying.plan(session, request, self._keyring))
+        verdicts = [await self.authorize(request.bearer, *need) for need in plan.needs()]
+        if not request.dry_run:
+            for outcome in plan.outcomes:
+                if outcome.action == "removed" and outcome.ref.kind == "project":
+                    await self._revoke_tokens(request.bearer, outcome.ref.name)
+        try:
+            await self._feed.write(lambda changing: applying.carry_out(changing, request, plan, self._keyring))
+        except applying.TakenBack:
+            return Applied(items=plan.outcomes)
+        for outcome, verdict in zip(plan.outcomes, verdicts, strict=False):
+            if outcome.action != "unchanged":
+                kind = f"catalog.{applying.RIGHT[outcome.action]}_{outcome.ref.kind}"
+                await self.note(kind, verdict, name=outcome.ref.name)
+        return Applied(items=plan.outcomes)
+
+    @handles(catalog.token_terms)
+    async def token_terms(self, request: catalog.GetTokenTerms, _caller: Caller) -> catalog.TokenTerms:
+        resolved = await self.bus.call(token.resolve, token.ResolveBearer(bearer=request.bearer))
+        if resolved.principal.project not in (None, request.project):
+            raise NotFound(f"no project {request.project}")
+        found = await self._store.read(lambda session: projects.get(session, request.project))
+        return catalog.TokenTerms(max_ttl_seconds=found.spec.max_token_ttl_seconds)
+
+    @handles(catalog.backup)
+    async def backup(self, request: Backup, _caller: Caller) -> Dump:
+        left_out = () if request.secrets else ("secrets", "server_secrets")
+        return await dumps.dump(self._store, TABLES, keep=lambda table, _: table not in left_out)
+
+    @handles(catalog.restore)
+    async def restore(self, request: Restore, _caller: Caller) -> Done:
+        rows = dumps.read(self._store, request.dump, TABLES)
+        for row in rows["secrets"]:
+            if row["key_id"] not in self._keyring:
+                raise Conflict(
+                    f"the backup's secrets are sealed with key {row['key_id']}, which the keyring here does not hold: "
+                    "bring that keyring back, or restore a backup without secrets"
+                )
+        await self._feed.write(lambda changing: dumps.restore(changing, TABLES, rows))
         return Done()
 
     @handles(catalog.view)
@@ -145,6 +193,10 @@ class Catalog(Actor):
     @handles(catalog.feed.pull)
     async def changes(self, request: PullChanges, _caller: Caller) -> Changes:
         return await self._feed.pull(request)
+
+    async def _revoke_tokens(self, bearer: str, project: str) -> None:
+        """Revoke the tokens of a project that is about to go: one of the same name must not bring them back."""
+        await self.bus.call(token.revoke_project, token.RevokeProjectTokens(bearer=bearer, project=project))
 
     async def _check_secrets(self, bearer: str, spec: catalog.ServerSpec) -> None:
         """Demand the view of each secret referred to: a server sends it wherever its url or command says."""

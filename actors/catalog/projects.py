@@ -58,7 +58,13 @@ def list_all(session: Session) -> tuple[catalog.Project, ...]:
 
 
 def _shown(row: ProjectRow, servers: Sequence[str]) -> catalog.Project:
-    spec = catalog.ProjectSpec(name=row.name, description=row.description, servers=tuple(servers))
+    spec = catalog.ProjectSpec(
+        name=row.name,
+        labels=row.labels,
+        description=row.description,
+        servers=tuple(servers),
+        max_token_ttl=row.max_token_ttl,
+    )
     return catalog.Project(spec=spec, revision=row.revision, created_at=as_datetime(row.created_ms))
 
 
@@ -67,7 +73,9 @@ def create(changing: Changing, spec: catalog.ProjectSpec) -> catalog.Project:
     session = changing.session
     if session.get(ProjectRow, spec.name) is not None:
         raise Conflict(f"project {spec.name} exists already")
-    session.add(ProjectRow(name=spec.name, description=spec.description, created_ms=now_ms()))
+    row = ProjectRow(name=spec.name, description=spec.description, created_ms=now_ms())
+    row.labels, row.max_token_ttl = spec.labels, spec.max_token_ttl
+    session.add(row)
     session.flush()
     _fill(session, spec)
     changing.record("project", spec.name, "created")
@@ -90,7 +98,7 @@ def edit(
         return current
     if not set(spec.servers) <= {*current.spec.servers, *vouched}:
         raise Conflict(f"project {spec.name} was edited at the same time: read it again")
-    row.description = spec.description
+    row.description, row.labels, row.max_token_ttl = spec.description, spec.labels, spec.max_token_ttl
     session.add(row)
     session.exec(delete(MemberRow).where(col(MemberRow.project) == spec.name))
     _fill(session, spec)

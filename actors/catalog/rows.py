@@ -4,7 +4,7 @@ import secrets
 import time
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, LargeBinary, Text
+from sqlalchemy import JSON, BigInteger, LargeBinary, Text
 from sqlmodel import Field, SQLModel
 
 
@@ -25,6 +25,8 @@ class ProjectRow(SQLModel, table=True):
     __tablename__ = "projects"
     name: str = Field(primary_key=True)
     description: str
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
+    max_token_ttl: str | None = None
     revision: int = 1
     created_ms: int = Field(sa_type=BigInteger)
 
@@ -46,6 +48,7 @@ class SecretRow(SQLModel, table=True):
     key_id: str
     sealed: bytes = Field(sa_type=LargeBinary)
     stamp: str
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     created_ms: int = Field(sa_type=BigInteger)
     updated_ms: int = Field(sa_type=BigInteger)
 
@@ -56,6 +59,10 @@ class UseRow(SQLModel, table=True):
     __tablename__ = "server_secrets"
     server: str = Field(primary_key=True, foreign_key="servers.name")
     secret: str = Field(primary_key=True, foreign_key="secrets.name")
+
+
+TABLES = (ProjectRow, ServerRow, MemberRow, SecretRow, UseRow)
+"""In the order of their foreign keys."""
 
 
 def now_ms() -> int:

@@ -9,7 +9,7 @@ from mcpctl.actors.catalog import projects, sealed_secrets, servers
 from mcpctl.actors.catalog.rows import MemberRow, ProjectRow, ServerRow
 from mcpctl.actors.catalog.sealing import Keyring
 from mcpctl.bus.contracts import catalog
-from mcpctl.bus.errors import Forbidden, NotFound
+from mcpctl.bus.errors import Forbidden, NotFound, Unavailable
 
 
 def no_access(project: str) -> Forbidden:
@@ -54,6 +54,9 @@ def connection(session: Session, project: str, server: str, keyring: Keyring) ->
         f"{catalog.SECRET_MARK}{secret.name}": keyring.unseal(secret.name, secret.key_id, secret.sealed)
         for secret in sealed_secrets.of_server(session, server)
     }
+    for name in servers.references(spec):
+        if f"{catalog.SECRET_MARK}{name}" not in clear:
+            raise Unavailable(f"server {server} refers to secret {name}, which does not exist")
     return catalog.Connection(
         revision=servers.connection_revisions(session, [row])[server],
         url=spec.url,

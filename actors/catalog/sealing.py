@@ -71,6 +71,9 @@ class Keyring:
         nonce = os.urandom(NONCE_BYTES)
         return self.current, nonce + AESGCM(self._keys[self.current]).encrypt(nonce, value.encode(), name.encode())
 
+    def __contains__(self, key_id: object) -> bool:
+        return key_id in self._keys
+
     def unseal(self, name: str, key_id: str, sealed: bytes) -> str:
         """Return the value. Raises `Unavailable` where the key is missing or the row was tampered with."""
         key = self._keys.get(key_id)

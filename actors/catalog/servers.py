@@ -102,6 +102,13 @@ def _refer(session: Session, spec: catalog.ServerSpec) -> None:
     session.flush()
 
 
+def refer_to(session: Session, secret: str) -> None:
+    """Note which servers use a new secret: after a restore without secrets there are some."""
+    names = [row.name for row in session.exec(select(ServerRow)) if secret in references(spec_of(row))]
+    session.add_all(UseRow(server=name, secret=secret) for name in names)
+    session.flush()
+
+
 def remove(changing: Changing, name: str) -> None:
     """Delete a server, and take it out of its projects. Raises `NotFound`."""
     session = changing.session

@@ -6,15 +6,20 @@ from sqlmodel import Session, col, delete, select
 
 from mcpctl.actors.changes import ChangeFeed, Changing
 from mcpctl.actors.rbac_evaluator.policy import Policy
-from mcpctl.actors.rbac_evaluator.rows import DefinitionRow, SubjectRow, bindings_of, definition_of, naming
+from mcpctl.actors.rbac_evaluator.rows import (
+    OF_TOKENS,
+    DefinitionRow,
+    SubjectRow,
+    definition_of,
+    naming,
+    of_token,
+    of_tokens,
+)
 from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.contract import Done
 from mcpctl.bus.contracts import rbac
 from mcpctl.bus.contracts.rbac import ADMINS, Definition
 from mcpctl.bus.errors import BadRequest, Conflict, NotFound
-
-OF_TOKENS = "mcptoken-"
-"""Begins the names of the definitions that hold mcptokens' own bindings."""
 
 
 class Definitions:
@@ -39,10 +44,11 @@ class Definitions:
         return await self._changes.write(lambda changing: _replace(changing, wanted))
 
     @handles(rbac.list_definitions)
-    async def list_all(self, _request: rbac.ListDefinitions, _caller: Caller) -> rbac.Definitions:
+    async def list_all(self, request: rbac.ListDefinitions, _caller: Caller) -> rbac.Definitions:
         def read(session: Session) -> rbac.Definitions:
             rows = session.exec(select(DefinitionRow).order_by(col(DefinitionRow.name))).all()
-            return rbac.Definitions(items=tuple(definition_of(session, row) for row in rows))
+            wanted = [row for row in rows if request.of_tokens or not row.name.startswith(OF_TOKENS)]
+            return rbac.Definitions(items=tuple(definition_of(session, row) for row in wanted))
 
         return await self._policy.store.read(read)
 
@@ -57,16 +63,28 @@ class Definitions:
         return Done()
 
     @handles(rbac.bind_token)
-    async def bind_token(self, request: rbac.BindToken, _caller: Caller) -> Done:
-        await self._policy.demand_ceiling(request.bearer, request.project, request.bindings)
-        wanted = Definition(
-            name=OF_TOKENS + request.sha[:32],
-            project=request.project,
-            subjects=(f"McpToken:{request.sha}",),
-            bindings=request.bindings,
-        )
-        await self._changes.write(lambda changing: _create(changing, wanted))
-        return Done()
+    async def bind_token(self, request: rbac.BindToken, _caller: Caller) -> rbac.Bindings:
+        """Keep the bindings of a new mcptoken; one without any has no definition."""
+        asker = await self._policy.principal(request.bearer)
+
+        def bind(changing: Changing) -> rbac.Bindings:
+            session = changing.session
+            given = list(request.bindings)
+            if request.clone:
+                given += self._policy.snapshot(session, asker, request.project)
+            if request.copy_of is not None:
+                given += of_token(session, request.copy_of, request.project)
+            bindings = tuple(dict.fromkeys(given))
+            self._policy.demand_held(session, asker, request.project, bindings)
+            if bindings:
+                subject = f"McpToken:{request.sha}"
+                name = OF_TOKENS + request.sha[:32]
+                _create(
+                    changing, Definition(name=name, project=request.project, subjects=(subject,), bindings=bindings)
+                )
+            return rbac.Bindings(bindings=bindings)
+
+        return await self._changes.write(bind)
 
     @handles(rbac.unbind)
     async def unbind(self, request: rbac.UnbindSubject, _caller: Caller) -> Done:
@@ -75,12 +93,15 @@ class Definitions:
 
     @handles(rbac.get_bindings)
     async def get_bindings(self, request: rbac.GetBindings, _caller: Caller) -> rbac.Bindings:
-        def read(session: Session) -> rbac.Bindings:
-            rows = [row for _, row in naming(session, [f"McpToken:{request.sha}"])]
-            held = [row for row in rows if row.project == request.project]
-            return rbac.Bindings(bindings=tuple(binding for row in held for binding in bindings_of(row)))
+        return await self._policy.store.read(
+            lambda session: rbac.Bindings(bindings=of_token(session, request.sha, request.project))
+        )
 
-        return await self._policy.store.read(read)
+    @handles(rbac.list_token_bindings)
+    async def list_token_bindings(self, request: rbac.ListTokenBindings, _caller: Caller) -> rbac.TokenBindings:
+        return await self._policy.store.read(
+            lambda session: rbac.TokenBindings(items=of_tokens(session, request.project))
+        )
 
     async def project_of(self, name: str) -> str | None:
         """Return the project of a definition: rights on it are asked there."""
@@ -103,7 +124,7 @@ def _demand_not_built_in(name: str) -> None:
 def _create(changing: Changing, wanted: Definition) -> Definition:
     if changing.session.get(DefinitionRow, wanted.name) is not None:
         raise Conflict(f"there is a definition {wanted.name} already: edit it, or choose another name")
-    row = DefinitionRow(name=wanted.name, project=wanted.project, bindings=_texts(wanted))
+    row = DefinitionRow(name=wanted.name, labels=dict(wanted.labels), project=wanted.project, bindings=_texts(wanted))
     changing.session.add(row)
     changing.session.flush()
     _put_subjects(changing.session, wanted)
@@ -115,7 +136,7 @@ def _replace(changing: Changing, wanted: Definition) -> Definition:
     row = _find(changing.session, wanted.name)
     if row.project != wanted.project:
         raise Conflict(f"the project of definition {wanted.name} cannot be changed: delete it and define it anew")
-    row.bindings = _texts(wanted)
+    row.labels, row.bindings = dict(wanted.labels), _texts(wanted)
     changing.session.add(row)
     changing.session.exec(delete(SubjectRow).where(col(SubjectRow.definition) == row.name))
     _put_subjects(changing.session, wanted)

@@ -1,5 +1,6 @@
 """What the definitions say about a bearer: read for each question, kept for none."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlmodel import Session
@@ -20,7 +21,7 @@ from mcpctl.actors.rbac_evaluator.rows import bindings_of, naming
 from mcpctl.actors.storage import Store
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts import token
-from mcpctl.bus.contracts.rbac import ADMINS, Binding, Scope, ScopeOf, Verdict
+from mcpctl.bus.contracts.rbac import ADMINS, Binding, ScopeOf, Verdict
 from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import Forbidden
 
@@ -35,6 +36,10 @@ class Policy:
     async def resolve(self, bearer: str) -> token.Resolved:
         """Return whom a bearer stands for. Raises `Unauthenticated`."""
         return await self.bus.call(token.resolve, token.ResolveBearer(bearer=bearer))
+
+    async def principal(self, bearer: str) -> Principal:
+        """Return the principal that a bearer stands for. Raises `Unauthenticated`."""
+        return (await self.resolve(bearer)).principal
 
     async def decide(self, bearer: str, question: Question) -> Verdict:
         principal = (await self.resolve(bearer)).principal
@@ -56,11 +61,30 @@ class Policy:
 
         return await self.store.read(read)
 
+    def snapshot(self, session: Session, principal: Principal, project: str) -> tuple[Binding, ...]:
+        """Return what a principal may do in a project now, as bindings that it holds in every layer."""
+        scope = scope_of(_layers(session, principal, project))
+        kept: list[Binding] = []
+        for layer in scope.layers:
+            for binding in layer:
+                if (
+                    binding not in kept
+                    and scope.covers(binding)
+                    and not (layer is not scope.layers[0] and any(own.covers(binding) for own in kept))
+                ):
+                    kept.append(binding)
+        return tuple(kept)
+
+    def demand_held(
+        self, session: Session, principal: Principal, project: str | None, bindings: Iterable[Binding]
+    ) -> None:
+        """Raise `Forbidden`, naming the binding, where a principal does not hold all that it gives in a project."""
+        _demand(principal, _layers(session, principal, project), project, bindings)
+
     async def demand_ceiling(self, bearer: str, project: str | None, bindings: tuple[Binding, ...]) -> None:
         """Raise `Forbidden`, naming the binding, where the bearer's holder does not hold all that it gives."""
-        principal = (await self.resolve(bearer)).principal
-        held = await self.store.read(lambda session: scope_of(_layers(session, principal, project)))
-        _demand(principal, held, project, bindings)
+        principal = await self.principal(bearer)
+        await self.store.read(lambda session: self.demand_held(session, principal, project, bindings))
 
     async def demand_power_over(self, bearer: str, groups: tuple[str, ...], subjects: tuple[str, ...]) -> None:
         """Raise `Forbidden` where a group or a subject has what the bearer's holder does not hold.
@@ -75,8 +99,7 @@ class Policy:
 
         def check(session: Session) -> None:
             for _, row in naming(session, wanted):
-                held = scope_of(_layers(session, principal, row.project))
-                _demand(principal, held, row.project, bindings_of(row))
+                self.demand_held(session, principal, row.project, bindings_of(row))
 
         await self.store.read(check)
 
@@ -100,10 +123,13 @@ def _layers(session: Session, principal: Principal, project: str | None) -> tupl
     return layers_of(principal, grants)
 
 
-def _demand(principal: Principal, held: Scope, project: str | None, bindings: tuple[Binding, ...]) -> None:
-    if held.may_operate("escalate"):
+def _demand(principal: Principal, layers: tuple[Layer, ...], project: str | None, bindings: Iterable[Binding]) -> None:
+    if scope_of(layers).may_operate("escalate"):
         return
+    name = describe(principal)
+    where = f"in project {project}" if project else "outside all projects"
     for binding in bindings:
-        if not held.covers(binding):
-            where = f" in project {project}" if project else ""
-            raise Forbidden(f"{describe(principal)} does not hold {binding}{where}, and so cannot give it")
+        for layer in layers:
+            if not any(grant.binding.covers(binding) for grant in layer.grants):
+                lacks = name if layer.own else f"{layer.holder} (which bounds {name})"
+                raise Forbidden(f"{lacks} does not hold {binding} {where}, and so {name} cannot give it")

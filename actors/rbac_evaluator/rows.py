@@ -13,6 +13,7 @@ class DefinitionRow(SQLModel, table=True):
 
     __tablename__ = "definitions"
     name: str = Field(primary_key=True)
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     project: str | None = None
     bindings: list[str] = Field(sa_type=JSON)
 
@@ -25,6 +26,13 @@ class SubjectRow(SQLModel, table=True):
     subject: str = Field(primary_key=True)
 
 
+TABLES: tuple[type[SQLModel], ...] = (DefinitionRow, SubjectRow)
+"""What a backup holds."""
+
+OF_TOKENS = "mcptoken-"
+"""Begins the names of the definitions that hold mcptokens' own bindings."""
+
+
 def bindings_of(row: DefinitionRow) -> tuple[Binding, ...]:
     return tuple(Binding.parse(text) for text in row.bindings)
 
@@ -32,7 +40,11 @@ def bindings_of(row: DefinitionRow) -> tuple[Binding, ...]:
 def definition_of(session: Session, row: DefinitionRow) -> Definition:
     subjects = session.exec(select(SubjectRow.subject).where(col(SubjectRow.definition) == row.name)).all()
     return Definition.model_construct(
-        name=row.name, project=row.project, subjects=tuple(sorted(subjects)), bindings=bindings_of(row)
+        name=row.name,
+        labels=row.labels,
+        project=row.project,
+        subjects=tuple(sorted(subjects)),
+        bindings=bindings_of(row),
     )
 
 
@@ -43,3 +55,23 @@ def naming(session: Session, subjects: Iterable[str]) -> list[tuple[str, Definit
     )
     chosen = named.where(col(SubjectRow.subject).in_(list(subjects))).order_by(col(DefinitionRow.name))
     return [(subject, row) for subject, row in session.exec(chosen)]
+
+
+def of_token(session: Session, sha: str, project: str) -> tuple[Binding, ...]:
+    """Return what definitions of a project give to one mcptoken itself."""
+    rows = [row for _, row in naming(session, [f"McpToken:{sha}"]) if row.project == project]
+    return tuple(dict.fromkeys(binding for row in rows for binding in bindings_of(row)))
+
+
+def of_tokens(session: Session, project: str | None) -> dict[str, tuple[Binding, ...]]:
+    """Return the same for every mcptoken that has any, by its SHA-256, in the order of these."""
+    joined = select(SubjectRow.subject, DefinitionRow).join(
+        DefinitionRow, col(DefinitionRow.name) == col(SubjectRow.definition)
+    )
+    chosen = joined.where(col(SubjectRow.subject).startswith("McpToken:"), col(DefinitionRow.project).is_not(None))
+    if project is not None:
+        chosen = chosen.where(col(DefinitionRow.project) == project)
+    found: dict[str, dict[Binding, None]] = {}
+    for subject, row in session.exec(chosen.order_by(col(SubjectRow.subject), col(DefinitionRow.name))):
+        found.setdefault(subject.removeprefix("McpToken:"), {}).update(dict.fromkeys(bindings_of(row)))
+    return {sha: tuple(bindings) for sha, bindings in found.items()}

@@ -1,20 +1,16 @@
-"""Login sessions, and the first user."""
+"""Login sessions."""
 
-import asyncio
-import hmac
-from pathlib import Path
-
-from sqlmodel import Session, col, delete, select
+from sqlmodel import col, delete
 
 from mcpctl.actors.changes import Changing
 from mcpctl.actors.token_registry.passwords import Passwords, Throttle
-from mcpctl.actors.token_registry.rows import BearerRow, Records, UserRow, as_time, revoke
+from mcpctl.actors.token_registry.rows import BearerRow, Records, UserRow, as_time
+from mcpctl.actors.token_registry.trees import revoke
 from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.bearer import digest, kind_of, mint, prefix
 from mcpctl.bus.contract import Done
 from mcpctl.bus.contracts import token
-from mcpctl.bus.contracts.rbac import ADMINS
-from mcpctl.bus.errors import BadRequest, Conflict, Forbidden, Unauthenticated
+from mcpctl.bus.errors import BadRequest, Unauthenticated
 
 REFUSED = "wrong user or password"
 KEPT_MS = 7 * 24 * 3600 * 1000
@@ -22,11 +18,10 @@ KEPT_MS = 7 * 24 * 3600 * 1000
 
 
 class Logins:
-    """Opens and ends login sessions; `bootstrap` makes the user that can log in first."""
+    """Opens and ends login sessions."""
 
-    def __init__(self, records: Records, passwords: Passwords, bootstrap_file: Path | None) -> None:
-        self._records, self._passwords, self._bootstrap_file = records, passwords, bootstrap_file
-        self._throttle = Throttle()
+    def __init__(self, records: Records, passwords: Passwords, throttle: Throttle) -> None:
+        self._records, self._passwords, self._throttle = records, passwords, throttle
 
     @handles(token.login)
     async def login(self, request: token.Login, _caller: Caller) -> token.LoggedIn:
@@ -62,33 +57,6 @@ class Logins:
         await self._records.write(lambda changing: _end(changing, sha, now))
         return Done()
 
-    @handles(token.bootstrap)
-    async def bootstrap(self, request: token.Bootstrap, _caller: Caller) -> Done:
-        await self._records.read(_demand_no_user)
-        if not hmac.compare_digest(request.secret.encode(), await self._bootstrap_secret()):
-            raise Forbidden("this is not the bootstrap secret; it is in the file that the first start wrote")
-        row = UserRow(
-            name=request.user,
-            password_hash=await self._passwords.hash(request.password),
-            groups=[ADMINS],
-            created_at=self._records.clock(),
-        )
-        await self._records.write(lambda changing: _first_user(changing, row))
-        if self._bootstrap_file is not None:
-            await asyncio.to_thread(self._bootstrap_file.unlink, missing_ok=True)
-        return Done()
-
-    async def _bootstrap_secret(self) -> bytes:
-        if self._bootstrap_file is None:
-            raise Forbidden("no bootstrap secret was set up: name its file in MCPCTL_BOOTSTRAP_FILE and start again")
-        try:
-            secret = (await asyncio.to_thread(self._bootstrap_file.read_bytes)).strip()
-        except OSError as error:
-            raise Forbidden(f"the bootstrap secret cannot be read ({error.strerror})") from error
-        if not secret:
-            raise Forbidden("the file of the bootstrap secret is empty")
-        return secret
-
 
 def _open(changing: Changing, row: BearerRow, checked_hash: str, fresh_hash: str | None) -> None:
     user = changing.session.get(UserRow, row.owner)
@@ -107,14 +75,3 @@ def _end(changing: Changing, sha: str, now: int) -> None:
         raise Unauthenticated("unknown")
     if row.revoked_at is None:
         revoke(changing, row, now)
-
-
-def _demand_no_user(session: Session) -> None:
-    if session.exec(select(UserRow).limit(1)).first() is not None:
-        raise Conflict("there is a user already: log in, and create others with `mcpctl create user`")
-
-
-def _first_user(changing: Changing, row: UserRow) -> None:
-    _demand_no_user(changing.session)
-    changing.session.add(row)
-    changing.record("user", row.name, "created")

@@ -40,8 +40,8 @@ class Passwords:
         return await self._run(lambda: self._hasher.hash(password))
 
     async def verify(self, stored: str | None, password: str) -> bool:
-        """Tell whether the password is the one; `stored` None (no such user) takes as long to say no."""
-        return await self._run(lambda: self._verify(stored or self._nobodys.result(), password)) and stored is not None
+        """Tell whether the password is the one; `stored` None or empty takes as long to say no."""
+        return await self._run(lambda: self._verify(stored or self._nobodys.result(), password)) and bool(stored)
 
     def outdated(self, stored: str) -> bool:
         """Tell whether a hash was made with other parameters than those of now."""
@@ -92,6 +92,10 @@ class Throttle:
                 self._count(user, count + 1)
                 raise
             self._failures.pop(user, None)
+
+    def forget(self, user: str) -> None:
+        """Let a user's next attempt be a first one."""
+        self._failures.pop(user, None)
 
     def _count(self, user: str, count: int) -> None:
         self._failures.pop(user, None)

@@ -8,16 +8,29 @@ from argon2 import PasswordHasher
 from mcpctl.actors.changes import ChangeFeed
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
+from mcpctl.actors.token_registry.applying import Applying
+from mcpctl.actors.token_registry.applying_tokens import ApplyingTokens
+from mcpctl.actors.token_registry.backup import Backups
+from mcpctl.actors.token_registry.bootstrap import Bootstrap
+from mcpctl.actors.token_registry.by_id import ById
 from mcpctl.actors.token_registry.callout import Callout
+from mcpctl.actors.token_registry.demands import Guarded
+from mcpctl.actors.token_registry.groups import Groups
+from mcpctl.actors.token_registry.introspection import Introspecting
+from mcpctl.actors.token_registry.issuing import Binder, Issuing
+from mcpctl.actors.token_registry.lifetimes import Terms
 from mcpctl.actors.token_registry.login import Logins
 from mcpctl.actors.token_registry.mcptokens import McpTokens
-from mcpctl.actors.token_registry.passwords import Passwords
+from mcpctl.actors.token_registry.notes import Notes
+from mcpctl.actors.token_registry.passwords import Passwords, Throttle
 from mcpctl.actors.token_registry.rbac_calls import RbacCalls
 from mcpctl.actors.token_registry.resolving import Resolving
+from mcpctl.actors.token_registry.rotation import Rotation
 from mcpctl.actors.token_registry.rows import BearerRow, Clock, Records, epoch_ms
 from mcpctl.actors.token_registry.service_accounts import ServiceAccounts
 from mcpctl.actors.token_registry.user_jwt import Signer
 from mcpctl.actors.token_registry.users import Users
+from mcpctl.actors.token_registry.uses import Uses
 from mcpctl.bus.actor import Actor, Caller, event_of, handles
 from mcpctl.bus.bearer import digest
 from mcpctl.bus.connection import Bus, Publisher, connect_nats
@@ -39,13 +52,20 @@ class TokenRegistry(Actor):
             "create_user",
             "edit_user",
             "delete_user",
+            "create_group",
+            "edit_group",
+            "delete_group",
             "create_service_account",
+            "edit_service_account",
             "delete_service_account",
             "issue_service_account_token",
             "issue",
             "revoke",
+            "rotate",
             "revoke_project",
             "delete",
+            "backup",
+            "restore",
         }
     )
 
@@ -68,15 +88,28 @@ class TokenRegistry(Actor):
         self._changes = ChangeFeed(store, publisher, token.feed)
         await self._changes.open()
         self._records = Records(store, self._changes, self._clock)
-        passwords = Passwords(self._hasher)
+        passwords, throttle = Passwords(self._hasher), Throttle()
         self._opened.callback(passwords.close)
-        ask, resolving = RbacCalls(self.bus), Resolving(self._records, self.bus)
+        ask, terms, notes = RbacCalls(self.bus), Terms(self.bus), Notes(self.audit)
+        uses = Uses(self._records, self.bus)
+        resolving, guarded = Resolving(self._records, uses), Guarded(self._records, ask)
+        binder = Binder(self._records, ask, self.bus)
         self.parts = (
             resolving,
-            Logins(self._records, passwords, settings.bootstrap_file),
-            Users(self._records, passwords, ask),
-            ServiceAccounts(self._records, ask),
-            McpTokens(self._records, ask, self.bus),
+            uses,
+            Logins(self._records, passwords, throttle),
+            Bootstrap(self._records, passwords, throttle, settings.bootstrap_file),
+            Users(self._records, passwords, guarded, ask),
+            Groups(self._records, guarded, ask),
+            ServiceAccounts(self._records, guarded, ask),
+            McpTokens(self._records, ask),
+            ById(self._records, resolving, ask, notes),
+            Issuing(self._records, ask, binder, terms),
+            Rotation(self._records, ask, binder, terms),
+            Introspecting(self._records, resolving, ask),
+            Applying(self._records, guarded, resolving, ask, notes),
+            ApplyingTokens(self._records, guarded, resolving, ask, binder, terms, notes),
+            Backups(self._records),
         )
         await self._open_callout(resolving)
 

@@ -1,49 +1,48 @@
 """Whom a bearer stands for: the one place where that is decided."""
 
-from functools import partial
-
-import structlog
-from sqlalchemy import update
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
 from mcpctl.actors.changes import position
-from mcpctl.actors.token_registry.rows import BearerRow, Records, owner_of, status_of
+from mcpctl.actors.token_registry.rows import (
+    BearerRow,
+    Records,
+    ServiceAccountRow,
+    UserRow,
+    as_owner,
+    owner_of,
+    status_of,
+)
+from mcpctl.actors.token_registry.uses import Uses
 from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.bearer import digest, kind_of
-from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts import token
-from mcpctl.bus.errors import BusError, Unauthenticated
+from mcpctl.bus.errors import BadRequest, Conflict, NotFound, Unauthenticated
 
-log = structlog.get_logger()
-
-COARSE_MS = 60_000
-"""The time of last use is kept to the minute: one write a minute and bearer at the most."""
+DATA_PLANE = ("gateway-", "router")
+"""Callers whose questions are no use of a bearer yet: the router tells what it was used for."""
 
 
 class Resolving:
-    """Answers for a bearer, and notes that it was used."""
+    """Answers for a bearer, and for a subject."""
 
-    def __init__(self, records: Records, bus: Bus) -> None:
-        self._records, self._bus = records, bus
-        self._used: dict[str, int] = {}
-        self._noting = False
+    def __init__(self, records: Records, uses: Uses) -> None:
+        self._records, self._uses = records, uses
 
     @handles(token.resolve)
-    async def resolve(self, request: token.ResolveBearer, _caller: Caller) -> token.Resolved:
+    async def resolve(self, request: token.ResolveBearer, caller: Caller) -> token.Resolved:
         resolved, last_used = await self.find(request.bearer)
-        self._note_use(resolved.principal.sha, last_used)
+        if not caller.name.startswith(DATA_PLANE) and not self._uses.is_fresh(last_used):
+            self._uses.note(resolved.principal.sha)
         return resolved
 
     @handles(token.whoami)
     async def whoami(self, request: token.WhoAmI, _caller: Caller) -> token.Principal:
         return (await self.find(request.bearer))[0].principal
 
-    @handles(token.introspect)
-    async def introspect(self, request: token.Introspect, _caller: Caller) -> token.Introspection:
-        if kind_of(request.bearer) is None:
-            return token.Introspection(active=False)
-        sha, now = digest(request.bearer), self._records.clock()
-        return await self._records.read(lambda session: _introspection(session, sha, now))
+    @handles(token.find_principal)
+    async def find_principal(self, request: token.FindPrincipal, _caller: Caller) -> token.Resolved:
+        now = self._records.clock()
+        return await self._records.read(lambda session: _found(session, request, now))
 
     async def find(self, bearer: str) -> tuple[token.Resolved, int | None]:
         """Return the principal of a live bearer, and when it was last used. Raises `Unauthenticated`."""
@@ -51,26 +50,6 @@ class Resolving:
             raise Unauthenticated("unknown")
         sha, now = digest(bearer), self._records.clock()
         return await self._records.read(lambda session: _resolved(session, sha, now))
-
-    def _note_use(self, sha: str, last_used: int | None) -> None:
-        now = self._records.clock()
-        if last_used is not None and now - last_used < COARSE_MS:
-            return
-        self._used[sha] = now
-        if not self._noting:
-            self._noting = True
-            self._bus.tasks.start(self._write_uses())
-
-    async def _write_uses(self) -> None:
-        """Write what is noted: uses that come while the disk is busy travel in the next transaction."""
-        try:
-            while self._used:
-                used, self._used = self._used, {}
-                await self._records.store.write(partial(_set_last_used, used))
-        except BusError as error:
-            log.warning("last use not noted", error=str(error))
-        finally:
-            self._noting = False
 
 
 def _resolved(session: Session, sha: str, now: int) -> tuple[token.Resolved, int | None]:
@@ -101,23 +80,51 @@ def _principal(row: BearerRow, owner: token.Owner, now: int) -> token.Principal:
     )
 
 
-def _introspection(session: Session, sha: str, now: int) -> token.Introspection:
-    row = session.get(BearerRow, sha)
+def _found(session: Session, asked: token.FindPrincipal, now: int) -> token.Resolved:
+    """Return whom a subject stands for. Raises `BadRequest`, `NotFound`, and `Conflict` for one that is not active."""
+    epoch, seq = position(session)
+    kind, _, name = asked.subject.partition(":")
+    if kind == "McpToken":
+        principal = _found_token(session, name, asked.project, now)
+    elif kind == "User":
+        principal = _found_user(session, name)
+    elif kind == "ServiceAccount":
+        principal = _found_account(session, name)
+    elif kind == "Group":
+        raise BadRequest(f"group {name} does nothing by itself: ask about one of its members")
+    else:
+        raise BadRequest(f"{asked.subject!r} is no subject: write User:NAME, ServiceAccount:NAME or McpToken:NAME")
+    return token.Resolved(epoch=epoch, seq=seq, principal=principal)
+
+
+def _found_user(session: Session, name: str) -> token.Principal:
+    row = session.get(UserRow, name)
     if row is None:
-        return token.Introspection(active=False)
-    status = status_of(row, owner_of(session, row), now)
-    if status != "active":
-        return token.Introspection(active=False, status=status)
-    return token.Introspection(
-        active=True,
-        status=status,
-        name=row.name or row.owner,
-        project=row.project,
-        owner=row.owner,
-        exp=None if row.expires_at is None else row.expires_at // 1000,
-    )
+        raise NotFound(f"there is no user {name}")
+    if row.disabled:
+        raise Conflict(f"user {name} is disabled")
+    return token.Principal(kind="User", name=name, sha="", owner=as_owner(session, "User", row))
 
 
-def _set_last_used(used: dict[str, int], session: Session) -> None:
-    for sha, at in used.items():
-        session.exec(update(BearerRow).where(col(BearerRow.sha) == sha).values(last_used_at=at))
+def _found_account(session: Session, name: str) -> token.Principal:
+    row = session.get(ServiceAccountRow, name)
+    if row is None:
+        raise NotFound(f"there is no service account {name}")
+    return token.Principal(kind="ServiceAccount", name=name, sha="", owner=as_owner(session, "ServiceAccount", row))
+
+
+def _found_token(session: Session, name: str, project: str | None, now: int) -> token.Principal:
+    if len(name) == 64:  # the SHA-256: names are shorter
+        row = session.get(BearerRow, name)
+    elif project is None:
+        raise BadRequest(f"mcptoken {name} belongs to a project: say to which")
+    else:
+        row = session.exec(select(BearerRow).where(col(BearerRow.active_name) == f"{project}/{name}")).first()
+    if row is None or row.kind != "pat" or project not in (None, row.project):
+        where = f" in project {project}" if project else ""
+        raise NotFound(f"there is no active mcptoken {name}{where}")
+    owner = owner_of(session, row)
+    status = status_of(row, owner, now)
+    if status != "active" or owner is None:
+        raise Conflict(f"mcptoken {row.name} is {status}")
+    return _principal(row, owner, now)

@@ -1,13 +1,13 @@
 """The tables of the TokenRegistry, and what may be shown of their rows. Times are milliseconds since 1970."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from sqlalchemy import JSON, BigInteger
-from sqlmodel import Field, Session, SQLModel, col, select
+from sqlmodel import Field, Session, SQLModel, select
 
 from mcpctl.actors.changes import ChangeFeed, Changing
 from mcpctl.actors.storage import Store
@@ -28,11 +28,12 @@ def as_time(ms: int) -> datetime:
 
 
 class UserRow(SQLModel, table=True):
-    """A user; the password only as its argon2 hash."""
+    """A user; the password only as its argon2 hash, empty as long as there is none."""
 
     __tablename__ = "users"
     name: str = Field(primary_key=True)
-    password_hash: str
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
+    password_hash: str = ""
     groups: list[str] = Field(sa_type=JSON)
     disabled: bool = False
     created_at: int = Field(sa_type=BigInteger)
@@ -43,8 +44,20 @@ class ServiceAccountRow(SQLModel, table=True):
 
     __tablename__ = "service_accounts"
     name: str = Field(primary_key=True)
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     groups: list[str] = Field(sa_type=JSON)
     description: str = ""
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class GroupRow(SQLModel, table=True):
+    """A group; `groups` are those that it is a member of itself. Its members say so in their own rows."""
+
+    __tablename__ = "groups"
+    name: str = Field(primary_key=True)
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
+    description: str = ""
+    groups: list[str] = Field(default_factory=list, sa_type=JSON)
     created_at: int = Field(sa_type=BigInteger)
 
 
@@ -63,10 +76,13 @@ class BearerRow(SQLModel, table=True):
     expires_at: int | None = Field(default=None, sa_type=BigInteger)
     revoked_at: int | None = Field(default=None, sa_type=BigInteger)
     last_used_at: int | None = Field(default=None, sa_type=BigInteger)
+    last_gateway: str | None = None
+    last_tool: str | None = None
     name: str = ""
     project: str | None = None
     active_name: str | None = None
     prefix: str = ""
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     description: str = ""
     parents: list[str] = Field(default_factory=list, sa_type=JSON)
 
@@ -85,18 +101,47 @@ class Records:
     async def write(self, work: Callable[[Changing], T]) -> T:
         return await self.changes.write(work)
 
+    async def rehearse(self, work: Callable[[Changing], T]) -> T:
+        """Run `work` as `write` does, and take everything back: nobody hears of it."""
+
+        def run(session: Session) -> T:
+            result = work(Changing(session))
+            session.flush()
+            session.rollback()
+            return result
+
+        return await self.store.write(run)
+
 
 def owner_of(session: Session, row: BearerRow) -> token.Owner | None:
     """Return the owner with the groups of now, or None where it is disabled or gone."""
     if row.owner_kind == "User":
         user = session.get(UserRow, row.owner)
-        if user is None or user.disabled:
-            return None
-        return token.Owner(kind="User", name=user.name, groups=tuple(user.groups))
+        return None if user is None or user.disabled else as_owner(session, "User", user)
     account = session.get(ServiceAccountRow, row.owner)
-    if account is None:
-        return None
-    return token.Owner(kind="ServiceAccount", name=account.name, groups=tuple(account.groups))
+    return None if account is None else as_owner(session, "ServiceAccount", account)
+
+
+def as_owner(
+    session: Session, kind: Literal["User", "ServiceAccount"], row: UserRow | ServiceAccountRow
+) -> token.Owner:
+    """Return a user or service account with every group that it is in, also by way of another."""
+    return token.Owner(kind=kind, name=row.name, groups=tuple(sorted(above(session, row.groups))))
+
+
+def above(session: Session, names: Iterable[str]) -> set[str]:
+    """Return the groups of these names and all that they are members of, one through the other."""
+    waiting = set(names)
+    if not waiting:
+        return set()
+    nesting = dict(session.exec(select(GroupRow.name, GroupRow.groups)).all())
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in nesting and name not in found:  # one that is not there gives nothing
+            found.add(name)
+            waiting.update(nesting[name])
+    return found
 
 
 def status_of(row: BearerRow, owner: token.Owner | None, now: int) -> token.Status:
@@ -104,22 +149,3 @@ def status_of(row: BearerRow, owner: token.Owner | None, now: int) -> token.Stat
     if row.revoked_at is not None or owner is None:
         return "revoked"
     return "expired" if row.expires_at is not None and row.expires_at <= now else "active"
-
-
-def revoke_all(
-    changing: Changing, owner_kind: str, owner: str, now: int, *, kind: str | None = None, but: str = ""
-) -> None:
-    """Revoke an owner's bearers (of one kind, if given), all but the one of SHA-256 `but`."""
-    rows = select(BearerRow).where(
-        col(BearerRow.owner_kind) == owner_kind, col(BearerRow.owner) == owner, col(BearerRow.revoked_at).is_(None)
-    )
-    for row in changing.session.exec(rows):
-        if row.sha != but and kind in (None, row.kind):
-            revoke(changing, row, now)
-
-
-def revoke(changing: Changing, row: BearerRow, now: int) -> None:
-    """Revoke one bearer, and record it."""
-    row.revoked_at, row.active_name = now, None
-    changing.session.add(row)
-    changing.record("token", row.sha, "revoked")

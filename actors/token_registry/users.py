@@ -1,16 +1,29 @@
-"""Users and their groups."""
+"""Users."""
 
+from dataclasses import dataclass
+
+from argon2 import extract_parameters
+from argon2.exceptions import InvalidHashError
 from sqlmodel import Session, select
 
 from mcpctl.actors.changes import Changing
+from mcpctl.actors.token_registry.demands import Demands, Guarded
+from mcpctl.actors.token_registry.membership import demand_groups, in_order
 from mcpctl.actors.token_registry.passwords import Passwords
 from mcpctl.actors.token_registry.rbac_calls import RbacCalls
-from mcpctl.actors.token_registry.rows import Records, UserRow, as_time, revoke_all
+from mcpctl.actors.token_registry.rows import Records, UserRow, as_time
+from mcpctl.actors.token_registry.trees import revoke_all
 from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.contract import Done
 from mcpctl.bus.contracts import token
-from mcpctl.bus.contracts.rbac import ADMINS, Verdict
-from mcpctl.bus.errors import Conflict, NotFound
+from mcpctl.bus.contracts.rbac import Verdict
+from mcpctl.bus.errors import BadRequest, Conflict, NotFound
+
+COSTLIEST_KIB = 1024 * 1024
+SLOWEST_PASSES = 64
+MOST_LANES = 64
+
+Asker = Verdict | token.Principal
 
 
 class Users:
@@ -19,20 +32,25 @@ class Users:
     Nobody gives a user rights that he does not hold himself: not by a group, and not by a password that he knows.
     """
 
-    def __init__(self, records: Records, passwords: Passwords, ask: RbacCalls) -> None:
-        self._records, self._passwords, self._ask = records, passwords, ask
+    def __init__(self, records: Records, passwords: Passwords, guarded: Guarded, ask: RbacCalls) -> None:
+        self._records, self._passwords, self._guarded, self._ask = records, passwords, guarded, ask
 
     @handles(token.create_user)
     async def create(self, request: token.CreateUser, _caller: Caller) -> token.User:
-        # A definition may name a user that does not exist yet.
-        await self._ask.check_ceiling(request.bearer, groups=request.groups, subjects=(f"User:{request.name}",))
-        row = UserRow(
-            name=request.name,
-            password_hash=await self._passwords.hash(request.password),
-            groups=sorted(set(request.groups)),
-            created_at=self._records.clock(),
-        )
-        return await self._records.write(lambda changing: _create(changing, row))
+        password_hash, now = await self._passwords.hash(request.password), self._records.clock()
+
+        def work(changing: Changing, demands: Demands) -> token.User:
+            row = UserRow(
+                name=request.name,
+                labels=request.labels,
+                password_hash=password_hash,
+                groups=in_order(request.groups),
+                created_at=now,
+            )
+            create_user(changing, demands, row)
+            return _shown(row)
+
+        return await self._guarded.change(request.bearer, work)
 
     @handles(token.list_users)
     async def list_all(self, _request: token.ListUsers, _caller: Caller) -> token.Users:
@@ -41,94 +59,101 @@ class Users:
 
     @handles(token.get_user)
     async def get(self, request: token.GetUser, _caller: Caller) -> token.User:
-        return _shown(await self._records.read(lambda session: _find(session, request.name)))
+        return _shown(await self._records.read(lambda session: find_user(session, request.name)))
 
     @handles(token.edit_user)
     async def edit(self, request: token.EditUser, caller: Caller) -> token.User:
-        user = await self._records.read(lambda session: _find(session, request.name))
-        await self._check_edit(request, set(user.groups), caller.authority)
         password_hash = None if request.password is None else await self._passwords.hash(request.password)
+        wanted = UserChange(request.labels, request.groups, request.disabled, password_hash)
         now = self._records.clock()
 
-        def edit(changing: Changing) -> token.User:
-            row = _find(changing.session, request.name)
-            if row.groups != user.groups:
-                raise Conflict(f"the groups of user {row.name} were changed meanwhile: try again")
-            return _edit(changing, row, request, password_hash, now, caller.authority.sha)
+        def work(changing: Changing, demands: Demands) -> token.User:
+            row = find_user(changing.session, request.name)
+            edit_user(changing, demands, row, wanted, asker=caller.authority, now=now)
+            return _shown(row)
 
-        return await self._records.write(edit)
+        return await self._guarded.change(request.bearer, work)
 
     @handles(token.delete_user)
     async def delete(self, request: token.DeleteUser, _caller: Caller) -> Done:
-        user = await self._records.read(lambda session: _find(session, request.name))
-        if ADMINS in user.groups:
-            await self._ask.check_ceiling(request.bearer, groups=(ADMINS,))
         now = self._records.clock()
 
-        def delete(changing: Changing) -> None:
-            row = _find(changing.session, request.name)
-            if row.groups != user.groups:
-                raise Conflict(f"the groups of user {row.name} were changed meanwhile: try again")
-            _demand_another_admin(changing.session, row)
-            revoke_all(changing, "User", row.name, now)
-            changing.session.delete(row)
-            changing.record("user", row.name, "removed")
+        def work(changing: Changing, demands: Demands) -> list[str]:
+            return delete_user(changing, demands, find_user(changing.session, request.name), now)
 
-        await self._records.write(delete)
-        await self._ask.forget(f"User:{request.name}")
+        gone = await self._guarded.change(request.bearer, work)
+        await self._ask.forget(*gone)
         return Done()
 
-    async def _check_edit(self, request: token.EditUser, groups: set[str], asker: Verdict) -> None:
-        """Refuse what would give the asker, or the user, rights that the asker does not hold."""
-        wanted = groups if request.groups is None else set(request.groups)
-        needed = wanted - groups
-        if ADMINS in wanted | groups:
-            needed.add(ADMINS)
-        subjects: list[str] = []
-        himself = asker.kind == "User" and asker.name == request.name
-        if request.password is not None and not himself:
-            subjects = [f"User:{request.name}", *(f"Group:{group}" for group in sorted(groups))]
-        if needed or subjects:
-            await self._ask.check_ceiling(request.bearer, groups=tuple(sorted(needed)), subjects=tuple(subjects))
+
+@dataclass(frozen=True)
+class UserChange:
+    """What is to be different of a user; None leaves it as it is."""
+
+    labels: dict[str, str] | None = None
+    groups: tuple[str, ...] | None = None
+    disabled: bool | None = None
+    password_hash: str | None = None
 
 
-def _create(changing: Changing, row: UserRow) -> token.User:
+def create_user(changing: Changing, demands: Demands, row: UserRow) -> None:
+    """Create a user. Raises `Conflict` where there is one, `NotFound` for a group that is not there."""
     if changing.session.get(UserRow, row.name) is not None:
         raise Conflict(f"there is a user {row.name} already: edit it, or choose another name")
+    demand_groups(changing.session, row.groups)
+    demands.membership(changing.session, was=(), now=row.groups)
+    demands.subjects.add(f"User:{row.name}")  # a definition may name a user that does not exist yet
     changing.session.add(row)
     changing.record("user", row.name, "created")
-    return _shown(row)
 
 
-def _edit(
-    changing: Changing, row: UserRow, request: token.EditUser, password_hash: str | None, now: int, own_session: str
-) -> token.User:
-    if request.disabled or (request.groups is not None and ADMINS not in request.groups):
-        _demand_another_admin(changing.session, row)
-    if request.groups is not None:
-        row.groups = sorted(set(request.groups))
-    if request.disabled is not None:
-        row.disabled = request.disabled
-    if password_hash is not None:
-        row.password_hash = password_hash
+def edit_user(
+    changing: Changing, demands: Demands, row: UserRow, wanted: UserChange, *, asker: Asker, now: int
+) -> None:
+    """Change a user; a new password, and being disabled, end the login sessions (but the asker's own)."""
+    groups = row.groups if wanted.groups is None else in_order(wanted.groups)
+    demand_groups(changing.session, set(groups) - set(row.groups))
+    demands.membership(changing.session, was=row.groups, now=groups)
+    himself = (asker.kind, asker.name) == ("User", row.name)
+    if wanted.password_hash is not None and not himself:
+        demands.power_over(changing.session, f"User:{row.name}", row.groups)
+    row.groups = groups
+    if wanted.labels is not None:
+        row.labels = wanted.labels
+    if wanted.disabled is not None:
+        row.disabled = wanted.disabled
+    if wanted.password_hash is not None:
+        row.password_hash = wanted.password_hash
     if row.disabled:
         revoke_all(changing, "User", row.name, now, kind="ses")
-    elif password_hash is not None:
-        revoke_all(changing, "User", row.name, now, kind="ses", but=own_session)
+    elif wanted.password_hash is not None:
+        revoke_all(changing, "User", row.name, now, kind="ses", but=asker.sha)
     changing.session.add(row)
     changing.record("user", row.name, "revoked" if row.disabled else "changed")
-    return _shown(row)
 
 
-def _demand_another_admin(session: Session, row: UserRow) -> None:
-    if ADMINS not in row.groups or row.disabled:
+def delete_user(changing: Changing, demands: Demands, row: UserRow, now: int) -> list[str]:
+    """Delete a user with all its bearers; return the subjects that are gone."""
+    demands.membership(changing.session, was=row.groups, now=())
+    gone = revoke_all(changing, "User", row.name, now)
+    changing.session.delete(row)
+    changing.record("user", row.name, "removed")
+    return [f"User:{row.name}", *(f"McpToken:{sha}" for sha in gone)]
+
+
+def demand_affordable(name: str, password_hash: str | None) -> None:
+    """Raise `BadRequest` for what is no argon2 hash, or one that would take a minute or all memory to check."""
+    if password_hash is None:
         return
-    users = session.exec(select(UserRow)).all()
-    if not any(ADMINS in user.groups and not user.disabled and user.name != row.name for user in users):
-        raise Conflict(f"user {row.name} is the last enabled member of {ADMINS}: put another one in that group first")
+    try:
+        found = extract_parameters(password_hash)
+    except (InvalidHashError, ValueError) as error:
+        raise BadRequest(f"the password_hash of user {name} is no argon2 hash") from error
+    if found.memory_cost > COSTLIEST_KIB or found.time_cost > SLOWEST_PASSES or found.parallelism > MOST_LANES:
+        raise BadRequest(f"the password_hash of user {name} costs too much to check")
 
 
-def _find(session: Session, name: str) -> UserRow:
+def find_user(session: Session, name: str) -> UserRow:
     row = session.get(UserRow, name)
     if row is None:
         raise NotFound(f"there is no user {name}")
@@ -137,5 +162,9 @@ def _find(session: Session, name: str) -> UserRow:
 
 def _shown(row: UserRow) -> token.User:
     return token.User(
-        name=row.name, groups=tuple(row.groups), disabled=row.disabled, created_at=as_time(row.created_at)
+        name=row.name,
+        labels=row.labels,
+        groups=tuple(row.groups),
+        disabled=row.disabled,
+        created_at=as_time(row.created_at),
     )

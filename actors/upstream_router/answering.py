@@ -15,6 +15,7 @@ from mcpctl.actors.upstream_router.naming import Naming
 from mcpctl.actors.upstream_router.project import Member, Project, discover, info_of
 from mcpctl.actors.upstream_router.routes import Route
 from mcpctl.actors.upstream_router.upstreams import Upstreams
+from mcpctl.actors.upstream_router.uses import Uses
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.errors import BusError, Forbidden, Unauthenticated, Unavailable
 from mcpctl.bus.feed import LEASE
@@ -45,8 +46,11 @@ class Asked:
 class Answering:
     """Answers calls by what their bearer may do; the upstream is not asked before that is known."""
 
-    def __init__(self, access: AccessCache, upstreams: Upstreams, audit: AuditWriter, settings: ActorSettings) -> None:
+    def __init__(
+        self, access: AccessCache, upstreams: Upstreams, audit: AuditWriter, uses: Uses, settings: ActorSettings
+    ) -> None:
         self._access, self._upstreams, self._audit, self._settings = access, upstreams, audit, settings
+        self._uses = uses
         self._projects: dict[tuple[str, str | None], Project] = {}
 
     async def answer(self, call: Call, body: bytes) -> Answer:
@@ -112,6 +116,7 @@ class Answering:
         return min(self._settings.upstream_timeout_ms, call.head.budget) / 1000
 
     async def _answer_listed(self, call: Call, access: Access, project: Project, body: bytes) -> Answer:
+        self._uses.note(call, call.head.method)
         event = self._audit.append(call.event("call", "allow", rule="view"))
         return await _after(event, self._list(call, access, project, body))
 
@@ -140,9 +145,10 @@ class Answering:
         }
         if route.naming is None:
             self._audit.append_later(call.event("call", "deny", **facts))
-            return routes.unknown(method, route.name)
+            return routes.refused(method, route)
         call.permitted = lambda now, there: _route(method, there, now, asked, original).naming is not None
         member = self._member(call, route.naming)
+        self._uses.note(call, f"{member.server}/{route.name}" if method == "tools/call" else method)
         event = self._audit.append(call.event("call", "allow", server=member.server, **facts))
         return await _after(event, self._ask(call, member, route, asked))
 

@@ -11,7 +11,9 @@ from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.upstream_router.access import AccessCache
 from mcpctl.actors.upstream_router.answering import Answering
 from mcpctl.actors.upstream_router.call import Call
+from mcpctl.actors.upstream_router.server_logs import ServerLogs
 from mcpctl.actors.upstream_router.upstreams import Authority, Upstreams
+from mcpctl.actors.upstream_router.uses import Uses
 from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, Delivery, Tasks
 from mcpctl.bus.contract import PREFIX, Change
@@ -35,13 +37,15 @@ class UpstreamRouter(Actor):
         super().__init__(bus)
         self.id = f"r{secrets.token_hex(6)}"
         self._access = AccessCache(bus, settings)
-        self._upstreams = Upstreams(settings, self._unseal)
+        self._logs = ServerLogs(self.id, self.audit)
+        self._upstreams = Upstreams(settings, self._unseal, self._logs)
         self._calls: dict[str, Call] = {}
         self._work = Tasks(CALLS)
         self._background = Tasks()
-        self._answering = Answering(self._access, self._upstreams, self.audit, settings)
+        self._answering = Answering(self._access, self._upstreams, self.audit, Uses(bus), settings)
         self._deciding_again: asyncio.Task[None] | None = None
         self._narrowings = 0
+        self.parts = (self._logs,)
         self._endpoint = self.service.endpoint("mcp", f"{PREFIX}.mcp.*.*", self.role)
         self._pulse = f"{inbox_of(bus.caller)}.pulse{secrets.token_hex(8)}"
 
@@ -92,6 +96,8 @@ class UpstreamRouter(Actor):
 
     async def _control(self, msg: Delivery) -> None:
         _, _, _, router, caller = msg.subject.split(".")
+        if router not in (self.id, EVERY_ROUTER):
+            return  # another router's, or a call that every router answers
         try:
             cancel = decode_cancel(msg.data)
         except BadRequest:

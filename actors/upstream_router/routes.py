@@ -7,6 +7,7 @@ import msgspec
 from mcpctl.actors.upstream_router.access import Access
 from mcpctl.actors.upstream_router.naming import Naming
 from mcpctl.actors.upstream_router.project import Member, Project
+from mcpctl.bus.conditions import UnreadableArguments, read_arguments
 from mcpctl.bus.mcp_client import Answer
 from mcpctl.bus.mcp_messages import (
     INVALID_PARAMS,
@@ -28,12 +29,14 @@ class Route:
     """Where a request goes: the server, the name that the server knows, and the params that say so.
 
     Without a `naming` nothing here has that name, or nothing that this caller may see: the two are answered alike.
+    Unless there is a `refusal`: then the caller sees it, and may know why it is refused.
     """
 
     naming: Naming | None
     name: str | None
     params: bytes
     rule: str
+    refusal: str | None = None
 
 
 def route_tool(project: Project, access: Access, params: bytes, asked: Params, original: str | None) -> Route:
@@ -45,10 +48,22 @@ def route_tool(project: Project, access: Access, params: bytes, asked: Params, o
     naming = project.of_name(name)
     if naming is not None:
         original = original or naming.original_name(name) or ""
-        if access.scope.runs_tool(naming.server.name, original):
-            rule = f"run on tools {naming.server.name}/{original}"
-            return Route(naming, original, _renamed(params, "name", name, original), rule)
+        tool = f"{naming.server.name}/{original}"
+        fault = _why_not(access, naming.server.name, original, asked)
+        if fault is None:
+            return Route(naming, original, _renamed(params, "name", name, original), f"run on tools {tool}")
+        if access.scope.sees_tool(naming.server.name, original):
+            refusal = f"not allowed to call tool {name[:SHOWN]}" + (f": {fault}" if fault else "")
+            return Route(None, name, params, f"run on tools {tool}: {fault or 'not granted'}", refusal)
     return Route(None, name, params, f"run on tool {name}: not granted, or no such tool")
+
+
+def _why_not(access: Access, server: str, tool: str, asked: Params) -> str | None:
+    """Return None where the call is granted, what is wrong with its arguments, or an empty text."""
+    try:
+        return access.scope.why_not_run(server, tool, lambda: read_arguments(bytes(asked.arguments or b"{}")))
+    except UnreadableArguments as error:
+        return str(error)
 
 
 def route_prompt(project: Project, access: Access, params: bytes, asked: Params) -> Route:
@@ -100,8 +115,11 @@ def _renamed(params: bytes, member: str, name: str, original: str) -> bytes:
     return encode(fields)
 
 
-def unknown(method: str, name: str | None) -> Answer:
-    """Answer for what is not there, and for what the caller may not see: in the same words."""
+def refused(method: str, route: Route) -> Answer:
+    """Answer for what may not be done; for what may not be seen in the same words as for what is not there."""
+    name = route.name
+    if route.refusal is not None:
+        return Answer(result=None, error=error_body(INVALID_PARAMS, route.refusal))
     if method == "resources/read":
         return Answer(result=None, error=error_body(INVALID_PARAMS, "Resource not found", {"uri": name}))
     noun = {"tools/call": "tool", "prompts/get": "prompt"}.get(method, "reference")

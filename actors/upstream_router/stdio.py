@@ -7,7 +7,6 @@ Requests are numbered anew, progress tokens too: several clients share the proce
 import asyncio
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,6 +41,9 @@ Notify = Callable[[str, bytes], None]
 LONGEST_LINE = 64 * 1024 * 1024
 PROBE_SECONDS = 3.0
 STOP_SECONDS = 2.0
+LAST_WORDS = 0.5
+"""Seconds that a process's children may keep its stderr open after its end."""
+
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "USER", "SYSTEMROOT")
 
 
@@ -55,10 +57,13 @@ class Pending:
 
 
 class StdioClient:
-    """Speaks to one process. Once it has ended, `alive` is false and the client is of no more use."""
+    """Speaks to one process. Once it has ended, `alive` is false and the client is of no more use.
 
-    def __init__(self, command: tuple[str, ...], env: Mapping[str, str]) -> None:
-        self._command, self._env = command, env
+    `say` gets each line that it writes to stderr.
+    """
+
+    def __init__(self, command: tuple[str, ...], env: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self._command, self._env, self._say = command, env, say
         self._pending: dict[int, Pending] = {}
         self._next_id = 0
         self._abandoned = False
@@ -66,7 +71,6 @@ class StdioClient:
         self._tasks = Tasks()
         self._process: asyncio.subprocess.Process | None = None
         self.server: ServerInfo | None = None
-        self.stderr: deque[str] = deque(maxlen=200)
 
     @property
     def alive(self) -> bool:
@@ -88,8 +92,7 @@ class StdioClient:
             )
         except OSError as error:
             raise McpTransportError(f"{self._command[0]} cannot be started: {error.strerror}", sent=False) from error
-        self._tasks.start(self._read())
-        self._tasks.start(self._read_stderr())
+        self._tasks.start(self._read(self._tasks.start(self._read_stderr())))
         try:
             async with asyncio.timeout(timeout):
                 self.server = await self._negotiate()
@@ -183,7 +186,7 @@ class StdioClient:
             with suppress(ConnectionError, RuntimeError):
                 process.stdin.write(line)
 
-    async def _read(self) -> None:
+    async def _read(self, listening: "asyncio.Task[None]") -> None:
         assert self._process is not None and self._process.stdout is not None  # noqa: PT018, S101 - set before the start
         try:
             while line := await self._process.stdout.readline():
@@ -195,7 +198,9 @@ class StdioClient:
         finally:
             with suppress(asyncio.CancelledError):
                 await self._process.wait()
-            log.info("stdio server ended", command=self._command[0], said=list(self.stderr)[-3:])
+                await asyncio.wait({listening}, timeout=LAST_WORDS)
+            self._say(f"({self._ended()})")
+            log.info("stdio server ended", command=self._command[0])
             for pending in self._pending.values():
                 if not pending.answer.done():
                     pending.answer.set_exception(McpTransportError(self._ended(), sent=True))
@@ -262,7 +267,7 @@ class StdioClient:
                 continue
             if not line:
                 return
-            self.stderr.append(line.decode(errors="replace").rstrip()[:2000])
+            self._say(line.decode(errors="replace").rstrip())
 
     def _ended(self) -> str:
         # What it said on stderr is for operators: it may hold secrets, and callers read this text.

@@ -9,6 +9,7 @@ import structlog
 
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.upstream_router.era import params_for_legacy, result_for_bus
+from mcpctl.actors.upstream_router.server_logs import ServerLog, ServerLogs
 from mcpctl.actors.upstream_router.stdio import StdioClient
 from mcpctl.bus.connection import Tasks
 from mcpctl.bus.contracts.catalog import Connection, UpstreamServer
@@ -46,8 +47,9 @@ class Upstream:
     tries to reach it again.
     """
 
-    def __init__(self, server: UpstreamServer, unseal: Unseal, authority: Authority) -> None:
+    def __init__(self, server: UpstreamServer, unseal: Unseal, authority: Authority, logs: ServerLogs) -> None:
         self.server = server
+        self._logs = logs
         self.authority = authority
         self.fault: str | None = None
         self.last_used = time.monotonic()
@@ -150,7 +152,7 @@ class Upstream:
         self._refuse_crash_loop()
         connection = await self._unseal(self.server.name, self.authority)
         try:
-            client = _client_for(connection)
+            client = _client_for(connection, self._logs.of(self.server.name))
         except ValueError as error:
             raise BadGateway(f"server {self.server.name}: its url or a header cannot be sent") from error
         try:
@@ -232,17 +234,17 @@ class Upstream:
         await self.rest()
 
 
-def _client_for(connection: Connection) -> McpHttpClient | StdioClient:
+def _client_for(connection: Connection, log: ServerLog) -> McpHttpClient | StdioClient:
     if connection.url is not None:
         return McpHttpClient(connection.url, headers=connection.headers)
-    return StdioClient(connection.command, connection.env)
+    return StdioClient(connection.command, connection.env, log.write)
 
 
 class Upstreams:
     """All upstreams of this router, by server, revision and (with `isolation: session`) session."""
 
-    def __init__(self, settings: ActorSettings, unseal: Unseal) -> None:
-        self._unseal = unseal
+    def __init__(self, settings: ActorSettings, unseal: Unseal, logs: ServerLogs) -> None:
+        self._unseal, self._logs = unseal, logs
         self._idle = settings.stdio_idle_ms / 1000
         self._live: dict[tuple[str, str, str], Upstream] = {}
         self._retired: set[Upstream] = set()
@@ -255,7 +257,7 @@ class Upstreams:
         if upstream is not None:
             upstream.authority = authority
         else:
-            upstream = self._live[key] = Upstream(server, self._unseal, authority)
+            upstream = self._live[key] = Upstream(server, self._unseal, authority, self._logs)
             for old in [k for k in self._live if k[0] == server.name and k[1] != server.revision]:
                 self._tasks.start(self._retire(self._live.pop(old)))
         return upstream

@@ -196,8 +196,8 @@ class SecretSpec(Message):
 
     name: Label
     labels: Labels = Field(default_factory=dict)
-    value: Annotated[str, Field(repr=False, min_length=1, max_length=65536)] | None = None
-    sealed: Annotated[str, Field(repr=False, max_length=120_000)] | None = None
+    value: Annotated[str, Field(min_length=1, max_length=65536)] | None = Field(None, repr=False)
+    sealed: Annotated[str, Field(max_length=120_000)] | None = Field(None, repr=False)
 
 
 class CreateSecret(Authorized):
@@ -333,7 +333,7 @@ edit_server = Call(
     Server,
     callers=("operator",),
     needs=Need("edit", "servers"),
-    http=("PUT /servers/{name}",),
+    http=("PUT /servers/{spec.name}",),
 )
 delete_server = Call(
     "catalog.delete_server",
@@ -374,7 +374,7 @@ edit_project = Call(
     Project,
     callers=("operator",),
     needs=Need("edit", "projects"),
-    http=("PUT /projects/{name}",),
+    http=("PUT /projects/{spec.name}",),
 )
 delete_project = Call(
     "catalog.delete_project",

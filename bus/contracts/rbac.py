@@ -1,13 +1,16 @@
 """Who may do what: bindings, definitions and the scope that follows from them, kept by the RbacEvaluator."""
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
+from mcpctl.bus.conditions import Condition, Conditions, all_covered, unmet
 from mcpctl.bus.contract import Applied, Authorized, Backup, Call, Done, Dump, Feed, Message, Need, Ref, Restore
+from mcpctl.bus.globs import holds_all_names, literal_head
 from mcpctl.bus.names import Label, Labels, principal_label
 
 Role = Literal["view", "create", "delete", "edit", "run"]
@@ -43,13 +46,15 @@ ADMINS = "admins"
 class Binding(Message):
     """What is granted: a role on a resource, by name or glob if given, or (role `run`) one operation.
 
-    As text: `role:view,resource:servers`, `role:run,resource:tools,name:github/*`, `action:logs`.
+    As text: `role:view,resource:servers`, `role:run,resource:tools,name:github/*`, `action:logs`. With `when`, `run` is
+    granted only to calls whose arguments fit; as text it comes last, as JSON: `…,when:{"repo":{"glob":"acme/*"}}`.
     """
 
     role: Role
     resource: Resource | None = None
     name: str | None = Field(None, min_length=1, max_length=200, pattern=r"^[^\s,\x00-\x1f\x7f]+$")
     action: Operation | None = None
+    when: Conditions = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _names_one_thing(self) -> Self:
@@ -57,13 +62,16 @@ class Binding(Message):
             raise ValueError("a binding names either a resource or an action")
         if self.action is not None and (self.role != "run" or self.name is not None):
             raise ValueError("a binding of an action has the role run and no name")
+        if self.when and (self.role != "run" or self.resource not in ("tools", "servers")):
+            raise ValueError("when is about calls of tools: it takes the role run on tools or servers")
         return self
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the text form. Raises `ValueError` where it is not one."""
-        fields: dict[str, str] = {}
-        for part in text.split(","):
+        fields: dict[str, Any] = {}
+        plain, marked, conditions = text.partition(",when:")
+        for part in plain.split(","):
             key, colon, value = part.partition(":")
             if not colon or not value or key in fields or key not in ("role", "resource", "name", "action"):
                 raise ValueError(
@@ -72,18 +80,28 @@ class Binding(Message):
             fields[key] = value
         if "action" in fields:
             fields.setdefault("role", "run")
+        if marked:
+            fields["when"] = _json(conditions)
         return cls.model_validate(fields)
 
     def __str__(self) -> str:
         if self.action is not None:
             return f"action:{self.action}"
-        return f"role:{self.role},resource:{self.resource}" + (f",name:{self.name}" if self.name else "")
+        text = f"role:{self.role},resource:{self.resource}" + (f",name:{self.name}" if self.name else "")
+        return text + (f",when:{_compact(self.when)}" if self.when else "")
 
-    def grants(self, verb: str, resource: str, name: str | None) -> bool:
+    def grants(self, verb: str, resource: str, name: str | None, arguments: Mapping[str, Any] | None = None) -> bool:
         """Tell whether this binding alone grants `verb` on the resource (of that name; None means all of them).
 
-        What is granted on a server is granted on its tools, which are named `<server>/<tool>`.
+        What is granted on a server is granted on its tools, which are named `<server>/<tool>`. Where it has conditions,
+        `run` is granted only for arguments that fit.
         """
+        if verb == "run" and self.when and (arguments is None or unmet(self.when, arguments) is not None):
+            return False
+        return self.reaches(verb, resource, name)
+
+    def reaches(self, verb: str, resource: str, name: str | None) -> bool:
+        """Tell whether this binding grants `verb` on the resource, for some arguments at least."""
         if self.resource is None or verb not in VERBS_OF[self.role]:
             return False
         if self.resource in (resource, "*") and self._fits(verb, name):
@@ -103,13 +121,15 @@ class Binding(Message):
             return self.action in (other.action, "*")
         if self.resource is None or not _verbs(self) >= _verbs(other):
             return False
-        if self.resource in (other.resource, "*") and _holds_all_names(self.name, other.name):
+        if "run" in _verbs(other) and not all_covered(self.when, other.when):
+            return False
+        if self.resource in (other.resource, "*") and holds_all_names(self.name, other.name):
             return True
         if other.resource != "tools" or self.resource not in ("servers", "*"):
             return False
         server, slash, _ = (other.name or "").partition("/")
-        literal = slash and _literal_head(server) == server
-        return _holds_all_names(self.name, server if literal else None)
+        literal = slash and literal_head(server) == server
+        return holds_all_names(self.name, server if literal else None)
 
 
 def _verbs(binding: Binding) -> frozenset[Verb]:
@@ -117,21 +137,16 @@ def _verbs(binding: Binding) -> frozenset[Verb]:
     return VERBS_OF[binding.role] - ({"create"} if binding.name is not None else frozenset())
 
 
-def _literal_head(glob: str) -> str:
-    """Return what stands before the first wildcard."""
-    return re.split(r"[*?[]", glob, maxsplit=1)[0]
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ValueError('when must be followed by JSON, for example when:{"repo":{"glob":"acme/*"}}') from None
 
 
-def _holds_all_names(own: str | None, other: str | None) -> bool:
-    """Tell whether every name that the glob `other` matches is matched by `own` (None: all names, and none)."""
-    if own is None or own == other:
-        return True
-    if other is None:
-        return False
-    head = _literal_head(other)
-    if head == other:
-        return fnmatchcase(other, own)
-    return own.endswith("*") and _literal_head(own) == own[:-1] and head.startswith(own[:-1])
+def _compact(when: dict[str, Condition]) -> str:
+    tests = {path: condition.model_dump(mode="json", exclude_none=True) for path, condition in when.items()}
+    return json.dumps(tests, separators=(",", ":"), ensure_ascii=False)
 
 
 class Scope(Message):
@@ -159,8 +174,19 @@ class Scope(Message):
     def sees_tool(self, server: str, tool: str) -> bool:
         return self.allows("view", ("servers", server), ("tools", f"{server}/{tool}"))
 
-    def runs_tool(self, server: str, tool: str) -> bool:
-        return self.allows("run", ("servers", server), ("tools", f"{server}/{tool}"))
+    def why_not_run(self, server: str, tool: str, arguments: Callable[[], Mapping[str, Any]]) -> str | None:
+        """Return None where the call is granted; else what its arguments should be, or an empty text.
+
+        The arguments are read only where a condition asks for them.
+        """
+        for layer in self.layers:
+            granting = [b for b in layer if b.reaches("run", "tools", f"{server}/{tool}")]
+            if any(not binding.when for binding in granting):
+                continue
+            faults = [unmet(binding.when, arguments()) for binding in granting]
+            if None not in faults:
+                return next((fault for fault in faults if fault), "")
+        return None
 
     def sees_server(self, server: str) -> bool:
         return self.allows("view", ("servers", server))
@@ -177,13 +203,14 @@ def _touches(binding: Binding, server: str) -> bool:
         return False
     if binding.name is None:
         return True
-    head = _literal_head(binding.name)
+    head = literal_head(binding.name)
     if "/" in head:
         return head.partition("/")[0] == server
     return head != binding.name and f"{server}/".startswith(head)
 
 
 SUBJECT_PATTERN = r"(User|Group|ServiceAccount|McpToken):[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}"
+SubjectText = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{SUBJECT_PATTERN}$"})]
 
 
 class Definition(Message):
@@ -192,7 +219,7 @@ class Definition(Message):
     name: Label
     labels: Labels = Field(default_factory=dict)
     project: Label | None = None
-    subjects: tuple[str, ...] = Field(min_length=1)
+    subjects: tuple[SubjectText, ...] = Field(min_length=1)
     bindings: tuple[Binding, ...] = ()
 
     @field_validator("subjects")
@@ -376,7 +403,12 @@ define = Call(
     "rbac.define", Define, Definition, callers=("operator",), needs=Need("create", "rbac"), http=("POST /rbac",)
 )
 redefine = Call(
-    "rbac.redefine", Define, Definition, callers=("operator",), needs=Need("edit", "rbac"), http=("PUT /rbac/{name}",)
+    "rbac.redefine",
+    Define,
+    Definition,
+    callers=("operator",),
+    needs=Need("edit", "rbac"),
+    http=("PUT /rbac/{definition.name}",),
 )
 list_definitions = Call(
     "rbac.list", ListDefinitions, Definitions, callers=("operator",), needs=Need("view", "rbac"), http=("GET /rbac",)

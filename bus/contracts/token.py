@@ -134,7 +134,7 @@ class UserSpec(Message):
     labels: Labels = Field(default_factory=dict)
     groups: tuple[Label, ...] = ()
     disabled: bool = False
-    password_hash: Annotated[str, Field(repr=False, pattern=r"^\$argon2id?\$[\x21-\x7e]{1,500}$")] | None = None
+    password_hash: Annotated[str, Field(pattern=r"^\$argon2id?\$[\x21-\x7e]{1,500}$")] | None = Field(None, repr=False)
 
 
 class GroupSpec(Message):
@@ -405,7 +405,7 @@ class DescribeToken(Authorized):
 class Introspect(Authorized):
     """Say whether a bearer is active and what for (RFC 7662): the own one, or `token` to whom may view mcptokens."""
 
-    token: BearerText | None = None
+    token: str | None = Field(None, repr=False)
 
 
 class Introspection(Message):

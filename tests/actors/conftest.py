@@ -1,5 +1,6 @@
-"""TokenRegistry and RbacEvaluator on the real bus, and operators who are admitted as in production."""
+"""TokenRegistry, RbacEvaluator and Catalog on the real bus, and operators who are admitted as in production."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -11,13 +12,14 @@ from pydantic import SecretStr
 from sqlalchemy import create_engine, text
 from sqlmodel import SQLModel, select
 
+from mcpctl.actors.catalog import Catalog
 from mcpctl.actors.rbac_evaluator import RbacEvaluator
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.token_registry import TokenRegistry
 from mcpctl.actors.token_registry.rows import epoch_ms
 from mcpctl.bus.connection import Bus
-from mcpctl.bus.contract import Call
-from mcpctl.bus.contracts import token
+from mcpctl.bus.contract import Call, Changed
+from mcpctl.bus.contracts import catalog, rbac, token
 from mcpctl.bus.contracts.rbac import Binding
 from mcpctl.bus.identity import ActorIdentity, AdmittedIdentity
 from mcpctl.cli.nats_server import NatsServer
@@ -52,6 +54,21 @@ class Operator:
         parsed = tuple(Binding.parse(text) for text in bindings)
         return await self.ask(token.issue, project=project, name=name, bindings=parsed, **fields)
 
+    async def create_project(self, name: str, **fields: Any) -> None:
+        await self.ask(catalog.create_project, spec=catalog.ProjectSpec(name=name, **fields))
+
+    async def add_user(self, name: str, *groups: str) -> None:
+        await self.ask(token.create_user, name=name, password=PASSWORD, groups=groups)
+
+    async def grant(self, name: str, subject: str, *bindings: str, project: str | None = None) -> None:
+        """Define what a subject holds."""
+        held = tuple(Binding.parse(text) for text in bindings)
+        wanted = rbac.Definition(name=name, project=project, subjects=(subject,), bindings=held)
+        await self.ask(rbac.define, definition=wanted)
+
+    async def create_group(self, name: str, **fields: Any) -> token.Group:
+        return await self.ask(token.create_group, name=name, **fields)
+
     def holding(self, bearer: str) -> "Operator":
         """Ask on the same connection, on the authority of another bearer."""
         return Operator(self.bus, bearer)
@@ -59,13 +76,14 @@ class Operator:
 
 @dataclass
 class ControlPlane:
-    """The two actors, and ways to connect."""
+    """The three actors, and ways to connect."""
 
     nats: NatsServer
     settings: ActorSettings
     clock: Clock
     registry: TokenRegistry
     evaluator: RbacEvaluator
+    catalog: Catalog
     opened: list[Bus] = field(default_factory=list)
 
     async def connect(self, identity: AdmittedIdentity | ActorIdentity) -> Bus:
@@ -89,6 +107,18 @@ class ControlPlane:
         door = await self.connect(AdmittedIdentity("login"))
         await door.call(token.bootstrap, token.Bootstrap(secret=SECRET, user=user, password=PASSWORD))
         return await self.login(user)
+
+    async def listen(self) -> asyncio.Queue[Changed]:
+        """Return the queue of the registry's changes that are broadcast from now on."""
+        bus = await self.actor("router")
+        heard: asyncio.Queue[Changed] = asyncio.Queue()
+        await bus.listen(token.feed.changed, heard.put)
+        await bus.ready()
+        return heard
+
+    async def settled(self) -> None:
+        """Return when the registry has done what it does beside its answers."""
+        await self.registry.bus.tasks.finish(5)
 
     async def restart_registry(self, hasher: PasswordHasher = CHEAP) -> None:
         await self.registry.stop()
@@ -114,7 +144,7 @@ def postgres_url() -> SecretStr | None:
         return None
     engine = create_engine(url)
     with engine.begin() as connection:
-        for schema in ("token", "rbac"):
+        for schema in ("token", "rbac", "catalog"):
             connection.execute(text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
     engine.dispose()
     return SecretStr(url)
@@ -135,17 +165,37 @@ async def plane(nats: NatsServer, tmp_path, postgres_url) -> AsyncIterator[Contr
     bus = await Bus.connect(nats.url, ActorIdentity("token", nats.keys))
     registry = TokenRegistry(bus, settings, clock=clock, hasher=CHEAP)
     evaluator = RbacEvaluator(await Bus.connect(nats.url, ActorIdentity("rbac", nats.keys)), settings)
+    projects = Catalog(await Bus.connect(nats.url, ActorIdentity("catalog", nats.keys)), settings)
     await registry.start()
     await evaluator.start()
-    control = ControlPlane(nats, settings, clock, registry, evaluator)
+    await projects.start()
+    control = ControlPlane(nats, settings, clock, registry, evaluator, projects)
     yield control
     for bus in control.opened:
         await bus.close()
+    await projects.stop()
     await evaluator.stop()
     await control.registry.stop()
 
 
 @pytest.fixture
+def events(plane: ControlPlane) -> list[dict[str, object]]:
+    """The audit events that the registry appends from now on, still on their way to the stream as ever."""
+    written: list[dict[str, object]] = []
+    append = plane.registry.audit.append
+
+    def note(event: dict[str, object]) -> "asyncio.Future[None]":
+        written.append(event)
+        return append(event)
+
+    plane.registry.audit.append = note  # type: ignore[method-assign]
+    return written
+
+
+@pytest.fixture
 async def root(plane: ControlPlane) -> Operator:
-    """The first user, logged in."""
-    return await plane.bootstrap()
+    """The first user, logged in; there are the projects `web` and `shop`."""
+    first = await plane.bootstrap()
+    for project in ("web", "shop"):
+        await first.create_project(project)
+    return first

@@ -43,7 +43,7 @@ def params(**members):
 
 @pytest.fixture
 async def everything():
-    client = StdioClient((sys.executable, UPSTREAM, "--stdio"), {})
+    client = StdioClient((sys.executable, UPSTREAM, "--stdio"), {}, print)
     await client.connect(timeout=20)
     yield client
     await client.close()
@@ -104,7 +104,7 @@ async def test_params_with_newlines_are_one_line_on_the_pipe(everything):
 
 
 async def test_a_legacy_server_is_initialized_and_its_ping_answered():
-    client = StdioClient((sys.executable, "-c", LEGACY_SERVER), {})
+    client = StdioClient((sys.executable, "-c", LEGACY_SERVER), {}, print)
     info = await client.connect(timeout=20)
     try:
         answer = await client.request("tools/list", b"{}", timeout=5)
@@ -119,7 +119,7 @@ async def test_a_legacy_server_is_initialized_and_its_ping_answered():
 
 async def test_a_process_that_ends_fails_what_waits_and_says_what_it_said():
     program = "import sys; sys.stdin.readline(); print('out of cheese', file=sys.stderr); sys.exit(3)"
-    client = StdioClient((sys.executable, "-c", program), {})
+    client = StdioClient((sys.executable, "-c", program), {}, print)
 
     with pytest.raises(McpTransportError, match=r"exit status 3\)$"):
         await client.connect(timeout=10)
@@ -129,7 +129,7 @@ async def test_a_process_that_ends_fails_what_waits_and_says_what_it_said():
 
 async def test_a_command_that_is_not_there_says_so():
     with pytest.raises(McpTransportError, match="no-such-command cannot be started"):
-        await StdioClient(("no-such-command",), {}).connect(timeout=5)
+        await StdioClient(("no-such-command",), {}, print).connect(timeout=5)
 
 
 async def test_a_stubborn_process_and_its_children_are_killed():
@@ -139,7 +139,7 @@ async def test_a_stubborn_process_and_its_children_are_killed():
         "print(child.pid, file=sys.stderr, flush=True);"
         "import time; time.sleep(600)"
     )
-    client = StdioClient((sys.executable, "-c", program), {})
+    client = StdioClient((sys.executable, "-c", program), {}, print)
     with pytest.raises(McpTransportError, match="no answer to initialize"):
         await client.connect(timeout=1)
 
@@ -157,7 +157,7 @@ def _is_gone(pid):
 async def test_the_environment_is_clean():
     os.environ["MCPCTL_SOMETHING_SECRET"] = "x"
     program = "import os, sys; print(sorted(os.environ), file=sys.stderr); sys.exit(1)"
-    client = StdioClient((sys.executable, "-c", program), {"OWN": "1"})
+    client = StdioClient((sys.executable, "-c", program), {"OWN": "1"}, print)
     try:
         with pytest.raises(McpTransportError):
             await client.connect(timeout=10)
@@ -201,7 +201,7 @@ for line in sys.stdin:
 
 
 async def test_nonsense_on_stdout_is_passed_over_and_a_broken_error_is_told():
-    client = StdioClient((sys.executable, "-c", NONSENSE), {})
+    client = StdioClient((sys.executable, "-c", NONSENSE), {}, print)
     await client.connect(timeout=20)
     try:
         for _ in range(2):

@@ -154,9 +154,9 @@ def test_a_scope_grants_only_what_every_layer_grants():
 
     both = scope(own, owner)
 
-    assert both.runs_tool("github", "get")
-    assert not both.runs_tool("gitlab", "get")
-    assert not scope(own, ()).runs_tool("github", "get")
+    assert both.why_not_run("github", "get", dict) is None
+    assert both.why_not_run("gitlab", "get", dict) is not None
+    assert scope(own, ()).why_not_run("github", "get", dict) is not None
 
 
 def test_a_scope_without_layers_is_refused_since_it_would_grant_everything():

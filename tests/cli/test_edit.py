@@ -44,11 +44,14 @@ def test_an_edit_without_a_change_sends_nothing(cli, project, editor):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ('echo "servers: [" > "$1"', "the edit is no valid YAML (line 2)"),
-        ('echo "- a" > "$1"', "the edit is not a mapping"),
-        ('echo "servers: 3" >> "$1"; sed -i /^-/d "$1"', "servers: must be a valid"),
-        ('sed -i s/edited/renamed/ "$1"', "the name cannot be changed"),
-        ('echo "servers: [nowhere]" > "$1"; echo "name: edited" >> "$1"', "nowhere"),
+        ('echo "servers: [" > "$1"', "the edit, line 2: no valid YAML"),
+        ('echo "- a" > "$1"', "the edit, line 1: a document is a mapping"),
+        ('sed -i "s/^description:.*/description: 3/" "$1"', "description: must be a text"),
+        ('echo "colour: red" >> "$1"', "colour: no such field of a project: there are name"),
+        ('sed -i s/edited/renamed/ "$1"', "kind and name cannot be changed"),
+        ('sed -i s/project/server/ "$1"', "the edit, line "),
+        ('sed -i s/time/nowhere/ "$1"', "nowhere"),
+        ('echo > "$1"', "the edit is not one document"),
     ],
 )
 def test_an_edit_that_is_refused_is_kept(cli, project, editor, command, said):
@@ -82,6 +85,48 @@ def test_an_editor_that_is_not_there_is_one_line(cli, project):
     refused = cli.refused("edit", "project", project, code=2, EDITOR="/no/such/editor", VISUAL="")
 
     assert "cannot start the editor '/no/such/editor'" in refused
+
+
+def test_what_an_editor_shows_is_the_document_without_its_status(cli, project, editor, tmp_path):
+    cli.ok("edit", "project", project, **editor(f'cp "$1" {tmp_path}/shown'))
+
+    assert (tmp_path / "shown").read_text() == "kind: project\nname: edited\ndescription: before\nservers:\n- time\n"
+
+
+def test_an_edit_to_what_is_there_already_changes_nothing(cli, project):
+    assert cli.ok("edit", "project", project, "--set", "description=before") == 'project "edited" unchanged\n'
+
+
+def test_a_group_is_edited_by_its_members(cli):
+    cli.ok("create", "sa", "leaver")
+    cli.ok("create", "group", "crew", "--member", "ServiceAccount:leaver")
+    try:
+        assert cli.ok("edit", "group", "crew", "--add", "User:admin", "--remove", "ServiceAccount:leaver") == (
+            'group "crew" edited\n'
+        )
+        assert "members:\n  - User:admin\n" in cli.ok("get", "group", "crew", "-o", "yaml")
+        cli.ok("edit", "group", "crew", "--set", "description=Who runs it")
+        shown = cli.ok("get", "group", "crew", "-o", "yaml")
+        assert "description: Who runs it" in shown
+        assert "- User:admin" in shown
+    finally:
+        cli.ok("delete", "group", "crew")
+        cli.ok("delete", "sa", "leaver")
+
+
+def test_a_service_account_joins_and_leaves_groups(cli):
+    cli.ok("create", "group", "robots")
+    cli.ok("create", "sa", "arm", "--description", "before")
+    try:
+        cli.ok("edit", "sa", "arm", "--add-group", "robots")
+        assert "groups:\n- robots\n" in cli.ok("get", "sa", "arm", "-o", "yaml")
+        refused = cli.refused("edit", "sa", "arm", "--remove-group", "robots", "--set", "description=x", code=2)
+        assert "two edits" in refused
+        cli.ok("edit", "sa", "arm", "--remove-group", "robots")
+        assert "groups" not in cli.ok("get", "sa", "arm", "-o", "yaml")
+    finally:
+        cli.ok("delete", "sa", "arm")
+        cli.ok("delete", "group", "robots")
 
 
 def test_paths_lead_into_mappings_and_null_removes():

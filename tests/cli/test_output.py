@@ -1,7 +1,7 @@
 from datetime import UTC, datetime, timedelta
 
 from mcpctl.bus.contract import Message
-from mcpctl.cli.output import plain, print_details, print_table
+from mcpctl.cli.output import GrowingTable, plain, print_details, print_documents, print_table
 
 
 class Thing(Message):
@@ -32,3 +32,30 @@ def test_details_are_labelled_and_times_told_twice(capsys):
     assert "(3d ago)" in told
     assert "Expires at: never" in told
     assert "Tags:\n  x\n  y" in told
+
+
+def test_keys_of_labels_are_shown_as_they_are_written(capsys):
+    print_details({"Labels": {"team": "shop", "example.org/tier": "web"}})
+
+    assert capsys.readouterr().out == "Labels:\n  team:             shop\n  example.org/tier: web\n"
+
+
+def test_rows_that_come_later_stand_below_the_first_ones(capsys):
+    table = GrowingTable(("NAME", "STATE"))
+
+    table.add([("long-name", "on")])
+    table.add([("a", "off")])
+
+    assert capsys.readouterr().out == "NAME        STATE\nlong-name   on\na           off\n"
+
+
+def test_a_table_without_rows_or_titles_prints_nothing(capsys):
+    print_table(("NAME",), [], headers=False)
+
+    assert capsys.readouterr().out == ""
+
+
+def test_documents_are_a_stream(capsys):
+    print_documents([{"name": "a"}, {"name": "b"}])
+
+    assert capsys.readouterr().out == "name: a\n---\nname: b\n"

@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mcpctl.cli.errors import CliError
-from mcpctl.cli.times import age, expiry, parse_duration, parse_lifetime, span
+from mcpctl.cli.times import age, ago, expiry, parse_duration, parse_ttl, span
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -23,13 +23,30 @@ def test_what_is_no_duration_is_refused_with_an_example(text):
     assert refused.value.code == 2
 
 
-def test_never_is_a_lifetime_without_an_end():
-    assert parse_lifetime("never") is None
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, {}),
+        ("never", {"never_expires": True}),
+        ("12h", {"ttl_seconds": 43200}),
+        ("2027-01-31T12:00:00Z", {"expires_at": datetime(2027, 1, 31, 12, tzinfo=UTC)}),
+        ("2027-01-31T12:00+02:00", {"expires_at": datetime(2027, 1, 31, 10, tzinfo=UTC)}),
+    ],
+)
+def test_a_ttl_is_a_length_of_time_a_moment_or_never(text, said):
+    assert parse_ttl(text) == said
 
 
-def test_no_time_at_all_is_no_lifetime():
-    with pytest.raises(CliError):
-        parse_lifetime("0d")
+def test_a_moment_without_a_zone_is_the_local_time():
+    assert parse_ttl("2027-01-31")["expires_at"] == datetime(2027, 1, 31).astimezone()
+
+
+@pytest.mark.parametrize("text", ["0d", "soon", "30", "", "2027-13-01"])
+def test_what_is_no_ttl_is_refused_with_an_example(text):
+    with pytest.raises(CliError, match="write 30d") as refused:
+        parse_ttl(text)
+
+    assert refused.value.code == 2
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59, "59s"), (60, "1m"), (7200, "2h"), (4e8, "12y")])
@@ -40,6 +57,8 @@ def test_spans_are_told_in_their_largest_unit(seconds, text):
 def test_ages_and_expiries_are_told_as_people_do():
     assert age(NOW - timedelta(days=3, hours=5), NOW) == "3d"
     assert age(None) == "-"
+    assert ago(NOW - timedelta(minutes=5), NOW) == "5m ago"
+    assert ago(None) == "never"
     assert expiry(NOW + timedelta(days=29, hours=5), NOW) == "in 29d"
     assert expiry(NOW + timedelta(days=30) - timedelta(seconds=1), NOW) == "in 30d"
     assert expiry(NOW - timedelta(hours=3), NOW) == "3h ago"

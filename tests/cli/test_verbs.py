@@ -24,9 +24,9 @@ def rows_of(table):
 def test_a_project_is_created_listed_shown_edited_and_deleted(cli):
     assert cli.ok("create", "project", "web", "--server", "time", "--server", "git") == 'project "web" created\n'
     assert {"NAME": "web", "SERVERS": "time, git"}.items() <= rows_of(cli.ok("get", "projects"))[-1].items()
-    assert json.loads(cli.ok("get", "project", "web", "-o", "json"))["spec"]["servers"] == ["time", "git"]
+    assert json.loads(cli.ok("get", "project", "web", "-o", "json"))["servers"] == ["time", "git"]
     assert cli.ok("edit", "project", "web", "--set", "servers=[git]") == 'project "web" edited\n'
-    assert yaml.safe_load(cli.ok("get", "proj/web", "-o", "yaml"))["spec"]["servers"] == ["git"]
+    assert yaml.safe_load(cli.ok("get", "proj/web", "-o", "yaml"))["servers"] == ["git"]
     assert cli.ok("delete", "project", "web") == 'project "web" deleted\n'
     assert cli.refused("get", "project", "web") == 'Error: project "web" not found'
 
@@ -49,7 +49,7 @@ def test_a_server_is_created_listed_shown_edited_and_deleted(cli, project):
 def test_a_command_is_split_into_words_as_a_shell_would(cli):
     cli.ok("create", "server", "words", "--command", "run 'two words' three", "--env", "A=b=c")
 
-    spec = json.loads(cli.ok("get", "server", "words", "-o", "json"))["spec"]
+    spec = json.loads(cli.ok("get", "server", "words", "-o", "json"))
     cli.ok("delete", "server", "words")
     assert spec["command"] == ["run", "two words", "three"]
     assert spec["env"] == {"A": "b=c"}
@@ -79,6 +79,7 @@ def test_a_secret_without_a_value_is_refused(cli):
 def test_a_user_is_created_edited_and_deleted_and_can_log_in_meanwhile(cli, tmp_path):
     own = {"MCPCTL_CONFIG": str(tmp_path / "config.yaml")}
     login = ("login", "--user", "ann@example.org", "--nats-url", cli.nats_url, "--password-stdin")
+    cli.ok("create", "group", "devs")
     cli.ok("create", "user", "ann@example.org", "--group", "devs", "--password-stdin", stdin="first-password\n")
 
     told = cli.ok(*login, stdin="first-password\n", **own)
@@ -92,6 +93,7 @@ def test_a_user_is_created_edited_and_deleted_and_can_log_in_meanwhile(cli, tmp_
     refused = cli.refused("get", "projects", **own)
     assert "the login session has ended: run mcpctl login --user ann@example.org" in refused
     cli.ok("delete", "user", "ann@example.org")
+    cli.ok("delete", "group", "devs")
 
 
 def test_a_logout_ends_the_session_and_forgets_it(cli, tmp_path):
@@ -120,13 +122,15 @@ def test_a_definition_is_created_listed_edited_and_deleted(cli, project):
 
     row = next(row for row in rows_of(cli.ok("get", "rbac", "-p", project)) if row["NAME"] == "readers")
     assert (row["SUBJECTS"], row["BINDINGS"]) == ("Group:devs", "role:view,resource:servers")
-    cli.ok("edit", "rbac", "readers", "--set", "bindings=['role:run,resource:tools,name:time/*']")
+    cli.ok("edit", "rbac", "readers", "--set", "roleBindings=[{role: run, resource: tools, name: time/*}]")
     assert "role:run,resource:tools,name:time/*" in cli.ok("describe", "rbac", "readers")
-    assert "binding: " in cli.refused("edit", "rbac", "readers", "--set", "bindings=['role:fly']", code=2)
+    refused = cli.refused("edit", "rbac", "readers", "--set", "roleBindings=[{role: fly}]", code=2)
+    assert refused.startswith("Error: roleBindings.0.role: must be 'view'")
     cli.ok("delete", "rbac", "readers")
 
 
 def test_a_service_account_and_its_bearer(cli):
+    cli.ok("create", "group", "robots")
     cli.ok("create", "sa", "build", "--group", "robots", "--description", "CI")
 
     bearer = cli.ok("create", "serviceaccount-token", "build", "--ttl", "1h", "-o", "token").strip()
@@ -139,6 +143,7 @@ def test_a_service_account_and_its_bearer(cli):
     }
     assert cli.refused("get", "sa", "other") == 'Error: serviceaccount "other" not found'
     cli.ok("delete", "sa", "build")
+    cli.ok("delete", "group", "robots")
 
 
 def test_an_mcptoken_works_until_it_is_revoked(cli):
@@ -166,11 +171,15 @@ def test_a_new_mcptoken_is_shown_once_with_its_expiry(cli, project):
     assert told[1] == "This is its bearer, shown only now:"
     assert told[2].startswith("mcpctl_pat_")
     assert "--bind" in done.stderr
-    assert told[2] not in cli.ok("describe", "mcptoken", "once", "-p", project)
+    assert told[2] not in cli.ok("get", "mcptokens", "-o", "json") + cli.ok(
+        "describe", "mcptoken", "once", "-p", project
+    )
 
 
 def test_a_token_for_a_project_that_is_not_there_names_the_project(cli):
-    assert cli.refused("create", "mcptoken", "a", "-p", "nowhere") == 'Error: project "nowhere" not found'
+    refused = cli.refused("create", "mcptoken", "a", "-p", "nowhere")
+
+    assert refused == "Error: there is no project nowhere: create it first"
 
 
 def test_several_are_deleted_and_each_missing_one_is_named(cli):

@@ -1,0 +1,104 @@
+"""All rows of an actor as one text, and back: for backups.
+
+A dump is JSON, compressed and in Base64, since it travels in one message: `{"<table>": [{column: value}]}`.
+"""
+
+import base64
+import binascii
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import Column, LargeBinary, Table, delete, insert, select
+from sqlmodel import Session, SQLModel
+
+from mcpctl.actors.changes import Changing
+from mcpctl.actors.storage import Store
+from mcpctl.bus.contract import Dump
+from mcpctl.bus.errors import BadRequest, Conflict, TooLarge
+
+Row = dict[str, Any]
+Tables = Sequence[type[SQLModel]]
+
+LARGEST = 6 * 1024 * 1024
+"""Bytes of a dump: what fits into a bus message with room to spare."""
+
+LARGEST_UNPACKED = 512 * 1024 * 1024
+
+TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "dict": (dict, list)}
+"""What a column's Python type (`dict`: JSON) is in a dump."""
+
+
+async def dump(store: Store, tables: Tables, *, keep: Callable[[str, Row], bool] = lambda _table, _row: True) -> Dump:
+    """Return all rows of the tables that `keep` wants. Raises `TooLarge`, `Unavailable`."""
+    rows = await store.read(lambda session: {_table(each).name: _rows(session, _table(each), keep) for each in tables})
+    packed = base64.b64encode(zlib.compress(orjson.dumps(rows), 9)).decode()
+    if len(packed) > LARGEST:
+        raise TooLarge(f"the rows of the {store.actor} actor take {len(packed)} bytes: back the database itself up")
+    return Dump(actor=store.actor, revision=store.revision, rows=packed)
+
+
+def read(store: Store, found: Dump, tables: Tables) -> dict[str, list[Row]]:
+    """Return the rows of a dump, checked. Raises `BadRequest` where it is damaged, `Conflict` for another version's."""
+    if found.actor != store.actor:
+        raise BadRequest(f"these are rows of the {found.actor} actor, not of {store.actor}")
+    if found.revision != store.revision:
+        raise Conflict(
+            f"the backup has {store.actor} tables of revision {found.revision}, and these are of {store.revision}: "
+            "restore it with the version of mcpctl that wrote it, then update"
+        )
+    try:
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(base64.b64decode(found.rows, validate=True), LARGEST_UNPACKED)
+        data = orjson.loads(text) if unpacker.eof else None
+    except (binascii.Error, zlib.error, orjson.JSONDecodeError):
+        data = None
+    if not isinstance(data, dict):
+        raise BadRequest(f"the rows of the {store.actor} actor in the backup are damaged")
+    return {_table(each).name: _checked(store.actor, _table(each), data.get(_table(each).name)) for each in tables}
+
+
+def restore(changing: Changing, tables: Tables, rows: Mapping[str, list[Row]]) -> None:
+    """Replace all rows of the tables (in the order of their foreign keys), and begin a new epoch."""
+    for each in reversed(tables):
+        changing.session.execute(delete(_table(each)))
+    for each in tables:
+        if rows[_table(each).name]:
+            changing.session.execute(insert(_table(each)), rows[_table(each).name])
+    changing.session.expire_all()
+    changing.begin_epoch()
+
+
+def _table(model: type[SQLModel]) -> Table:
+    found: Table = model.__table__  # type: ignore[attr-defined]  # what SQLModel makes of `table=True`
+    return found
+
+
+def _rows(session: Session, table: Table, keep: Callable[[str, Row], bool]) -> list[Row]:
+    found = (dict(row) for row in session.execute(select(table)).mappings())
+    return [{name: _shown(value) for name, value in row.items()} for row in found if keep(table.name, row)]
+
+
+def _shown(value: Any) -> Any:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def _checked(actor: str, table: Table, rows: Any) -> list[Row]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise BadRequest(f"the backup of the {actor} actor has no rows of {table.name}")
+    return [{column.name: _value(actor, column, row) for column in table.columns} for row in rows]
+
+
+def _value(actor: str, column: "Column[Any]", row: Row) -> Any:
+    value = row.get(column.name)
+    if value is None and column.nullable:
+        return None
+    if isinstance(column.type, LargeBinary) and isinstance(value, str):
+        try:
+            return base64.b64decode(value, validate=True)
+        except binascii.Error:
+            value = None
+    if type(value) not in TYPES.get(column.type.python_type.__name__, ()):
+        raise BadRequest(f"the backup of the {actor} actor has a row of {column.table.name} without {column.name}")
+    return value

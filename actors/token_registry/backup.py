@@ -1,0 +1,71 @@
+"""The registry's rows as a backup, and back: digests as they are, so that bearers and passwords still work."""
+
+
+from sqlmodel import Session, SQLModel, col, select
+
+from mcpctl.actors import dumps
+from mcpctl.actors.changes import ChangeRow, Changing
+from mcpctl.actors.dumps import Row
+from mcpctl.actors.token_registry.demands import able_admins
+from mcpctl.actors.token_registry.rows import BearerRow, GroupRow, Records, ServiceAccountRow, UserRow
+from mcpctl.bus.actor import Caller, handles
+from mcpctl.bus.bearer import digest
+from mcpctl.bus.contract import Backup, Done, Dump, Restore
+from mcpctl.bus.contracts import token
+from mcpctl.bus.contracts.rbac import ADMINS
+from mcpctl.bus.errors import Conflict
+
+TABLES: tuple[type[SQLModel], ...] = (GroupRow, UserRow, ServiceAccountRow, BearerRow)
+
+
+class Backups:
+    """Hands all rows out but the login sessions, and takes them back."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    @handles(token.backup)
+    async def backup(self, _request: Backup, _caller: Caller) -> Dump:
+        return await dumps.dump(self._records.store, TABLES, keep=_is_kept)
+
+    @handles(token.restore)
+    async def restore(self, request: Restore, _caller: Caller) -> Done:
+        rows = dumps.read(self._records.store, request.dump, TABLES)
+        own, now = digest(request.bearer), self._records.clock()
+        await self._records.write(lambda changing: _restore(changing, rows, own, now))
+        return Done()
+
+
+def _is_kept(table: str, row: Row) -> bool:
+    return table != BearerRow.__tablename__ or row["kind"] != "ses"
+
+
+def _restore(changing: Changing, rows: dict[str, list[Row]], own: str, now: int) -> None:
+    """Replace all rows but the bearer of the one who restores, if its owner is in the backup.
+
+    What is revoked at present stays revoked. Raises `Conflict` where nobody could log in as an admin any more.
+    """
+    session = changing.session
+    gone = _revoked(session, now)
+    bearers = [row for row in rows["bearers"] if row["kind"] != "ses" and row["sha"] != own]
+    for row in bearers:
+        if row["sha"] in gone:
+            row["revoked_at"], row["active_name"] = row["revoked_at"] or gone[row["sha"]], None
+    asking = session.get(BearerRow, own)
+    owners = {"User": rows["users"], "ServiceAccount": rows["service_accounts"]}
+    if asking is not None and asking.owner in (row["name"] for row in owners[asking.owner_kind]):
+        bearers.append(asking.model_dump())
+    groups = list(rows["groups"])
+    if ADMINS not in (row["name"] for row in groups):
+        groups.append(GroupRow(name=ADMINS, created_at=now).model_dump())
+    dumps.restore(changing, TABLES, rows | {"bearers": bearers, "groups": groups})
+    if not able_admins(session):
+        raise Conflict(f"the backup has no enabled user in {ADMINS}: nobody could log in to put things right")
+
+
+def _revoked(session: Session, now: int) -> dict[str, int]:
+    """Return what was revoked and when, also of tokens whose rows were deleted since."""
+    deleted = (col(ChangeRow.kind) == "token", col(ChangeRow.action) == "removed")
+    gone = dict.fromkeys(session.exec(select(ChangeRow.key).where(*deleted)), now)
+    revoked = select(BearerRow.sha, BearerRow.revoked_at).where(col(BearerRow.revoked_at).is_not(None))
+    return gone | {sha: at for sha, at in session.exec(revoked) if at is not None}

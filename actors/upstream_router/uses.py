@@ -1,0 +1,48 @@
+"""Tells the TokenRegistry what bearers are used for: coarsely, and beside the calls."""
+
+import time
+from collections import OrderedDict
+
+import structlog
+
+from mcpctl.actors.upstream_router.call import Call
+from mcpctl.bus.bearer import digest
+from mcpctl.bus.connection import Bus
+from mcpctl.bus.contracts import token
+from mcpctl.bus.errors import BusError
+
+log = structlog.get_logger()
+
+EVERY = 60.0
+"""Seconds between two reports on one bearer."""
+
+REMEMBERED = 10_000
+"""Bearers of which the latest report is remembered; one more, and the oldest is forgotten."""
+
+
+class Uses:
+    """Reports the first use of a bearer in a minute."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._told: OrderedDict[str, float] = OrderedDict()
+
+    def note(self, call: Call, what: str) -> None:
+        """Report that a call's bearer was used for a tool (`server/tool`) or a method, if it is time."""
+        sha, now = digest(call.head.bearer), time.monotonic()
+        told = self._told.get(sha)
+        if (told is not None and now - told < EVERY) or self._bus.tasks.full:
+            return
+        self._told[sha] = now
+        self._told.move_to_end(sha)
+        if len(self._told) > REMEMBERED:
+            self._told.popitem(last=False)
+        self._bus.tasks.start(self._tell(sha, call, what))
+
+    async def _tell(self, sha: str, call: Call, what: str) -> None:
+        used = token.UsedToken(bearer=call.head.bearer, gateway=call.caller[:200], tool=what[:400])
+        try:
+            await self._bus.call(token.used, used)
+        except BusError as error:
+            self._told.pop(sha, None)  # the next use is reported
+            log.warning("use not reported", error=str(error))

@@ -1,0 +1,154 @@
+"""Conditions on the arguments of a tool call: a small closed set, so that what they allow can be compared."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator, model_validator
+
+from mcpctl.bus.contract import Message
+from mcpctl.bus.globs import holds_all_names
+
+Scalar = StrictStr | StrictBool | StrictInt | StrictFloat
+Number = StrictInt | StrictFloat
+
+MOST = 16
+"""Conditions of one binding."""
+
+ArgumentPath = Annotated[str, Field(max_length=200, pattern=r"^[^.\s\x00-\x1f]+(\.[^.\s\x00-\x1f]+){0,7}$")]
+"""The name of an argument; dots lead into objects."""
+
+
+class UnreadableArguments(ValueError):
+    """The arguments of a call are no object, or two members have names that a server may take for the same."""
+
+
+class Condition(Message):
+    """What the value of an argument must be: one of `equals`, `in`, `glob`, or bounds (`min`, `max`, or both).
+
+    A value of another JSON type never fits, nor does an argument that is not given.
+    """
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    equals: Scalar | None = None
+    one_of: tuple[Scalar, ...] | None = Field(None, alias="in", min_length=1, max_length=200)
+    glob: str | None = Field(None, min_length=1, max_length=500)
+    min: Number | None = None
+    max: Number | None = None
+
+    @field_validator("equals", "one_of", "min", "max")
+    @classmethod
+    def _are_finite(cls, value: object) -> object:
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, float) and not math.isfinite(each):
+                raise ValueError("a number must be finite")
+        return value
+
+    @model_validator(mode="after")
+    def _is_one_test(self) -> Self:
+        bounds = self.min is not None or self.max is not None
+        if [self.equals is not None, self.one_of is not None, self.glob is not None, bounds].count(True) != 1:
+            raise ValueError("a condition is one of equals, in, glob, or bounds (min, max)")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("min is greater than max: no value would fit")
+        return self
+
+    @property
+    def values(self) -> tuple[Scalar, ...] | None:
+        """The values that fit, where they can be counted."""
+        return (self.equals,) if self.equals is not None else self.one_of
+
+    def fits(self, value: object) -> bool:
+        """Tell whether a value is as it must be."""
+        if self.values is not None:
+            return any(_same(value, wanted) for wanted in self.values)
+        if self.glob is not None:
+            return isinstance(value, str) and fnmatchcase(value, self.glob)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+    def covers(self, other: "Condition") -> bool:
+        """Tell whether whatever fits `other` fits this too. Never says yes where it is not certain."""
+        if other.values is not None:
+            return all(self.fits(value) for value in other.values)
+        if self.glob is not None and other.glob is not None:
+            return holds_all_names(self.glob, other.glob)
+        if self.values is not None or self.glob is not None or other.glob is not None:
+            return False
+        low = self.min is None or (other.min is not None and other.min >= self.min)
+        return low and (self.max is None or (other.max is not None and other.max <= self.max))
+
+    def __str__(self) -> str:
+        if self.values is not None:
+            texts = [json.dumps(value, ensure_ascii=False) for value in self.values]
+            return texts[0] if len(texts) == 1 else f"one of {', '.join(texts)}"
+        if self.glob is not None:
+            return f"like {self.glob}"
+        if self.min is None or self.max is None:
+            return f"at most {self.max}" if self.min is None else f"at least {self.min}"
+        return f"from {self.min} to {self.max}"
+
+
+Conditions = Annotated[dict[ArgumentPath, Condition], Field(max_length=MOST)]
+"""Conditions by the argument that each of them is about; all must hold."""
+
+
+def _same(value: object, wanted: Scalar) -> bool:
+    if isinstance(value, bool) or isinstance(wanted, bool):
+        return value is wanted
+    if isinstance(value, str) or isinstance(wanted, str):
+        return value == wanted and isinstance(value, str)
+    return value == wanted
+
+
+def unmet(conditions: Mapping[str, Condition], arguments: Mapping[str, Any]) -> str | None:
+    """Return the first argument that is not as it must be, and how it must be; None where all conditions hold."""
+    for path, condition in conditions.items():
+        found, value = _at(arguments, path)
+        if not found or not condition.fits(value):
+            return f"argument {path} must be {condition}"
+    return None
+
+
+def _at(arguments: Mapping[str, Any], path: str) -> tuple[bool, object]:
+    place: object = arguments
+    for step in path.split("."):
+        if not isinstance(place, Mapping) or step not in place:
+            return False, None
+        place = place[step]
+    return True, place
+
+
+def all_covered(own: Mapping[str, Condition], other: Mapping[str, Condition]) -> bool:
+    """Tell whether arguments that fit all of `other` fit all of `own`."""
+    return all(path in other and condition.covers(other[path]) for path, condition in own.items())
+
+
+def read_arguments(text: bytes) -> dict[str, Any]:
+    """Return the arguments of a call. Raises `UnreadableArguments`.
+
+    Of two members whose names differ at most in their case, a server might take the first or the last: what was checked
+    must be what it reads.
+    """
+    try:
+        found = json.loads(text or b"{}", object_pairs_hook=_unambiguous)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnreadableArguments("arguments is no JSON") from error
+    if not isinstance(found, dict):
+        raise UnreadableArguments("arguments is not an object")
+    return found
+
+
+def _unambiguous(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    seen: set[str] = set()
+    for name, value in pairs:
+        if name.casefold() in seen:
+            raise UnreadableArguments(f"two arguments are called {name[:100]}")
+        seen.add(name.casefold())
+        found[name] = value
+    return found

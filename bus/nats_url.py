@@ -1,0 +1,59 @@
+"""Where the bus is: `nats://`, `tls://`, `ws://` or `wss://` and a host; and which certificates it is believed by."""
+
+import re
+import ssl
+from pathlib import Path
+from urllib.parse import urlsplit
+
+SCHEMES = ("nats", "tls", "ws", "wss")
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
+_HOST = re.compile(r"[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*\.?|[0-9A-Fa-f:.]+")
+
+
+def checked_url(url: str) -> str:
+    """Return a NATS URL that can be used. Raises `ValueError`, whose text repeats no password.
+
+    `nats://` speaks TLS where the server asks for it, `tls://` always, `ws://` and `wss://` are WebSockets.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("the URL of the bus has no valid host and port") from None
+    if parts.scheme not in SCHEMES:
+        raise ValueError("the URL of the bus starts with nats://, tls://, ws:// or wss://")
+    if "@" in parts.netloc:
+        raise ValueError("a user or password does not belong into the URL of the bus: log in, or set MCPCTL_TOKEN")
+    if not _VISIBLE.fullmatch(url) or not _HOST.fullmatch(parts.hostname or "") or port == 0:
+        raise ValueError("the URL of the bus has no valid host and port")
+    if parts.query or parts.fragment or (parts.path.strip("/") and not is_websocket(url)):
+        raise ValueError(f"the URL of the bus ends after host and port, such as {parts.scheme}://host:4222")
+    return url
+
+
+def is_websocket(url: str) -> bool:
+    """Tell whether a NATS URL is one of a WebSocket."""
+    return url.startswith(("ws://", "wss://"))
+
+
+def trust(ca: str | None) -> ssl.SSLContext | None:
+    """Return what believes certificates of the CAs in a PEM file alone; None, the system's trust, without a file.
+
+    Raises `ValueError` where the file is none.
+    """
+    return None if ca is None else _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca)
+
+
+def trust_also(ca: str | None) -> ssl.SSLContext:
+    """Return what believes the system's CAs and those in a PEM file. Raises `ValueError` where the file is none."""
+    return ssl.create_default_context() if ca is None else _loaded(ssl.create_default_context(), ca)
+
+
+def _loaded(context: ssl.SSLContext, ca: str) -> ssl.SSLContext:
+    try:
+        context.load_verify_locations(Path(ca).expanduser())
+    except ssl.SSLError as error:
+        raise ValueError(f"{ca} holds no certificate in PEM form") from error
+    except OSError as error:
+        raise ValueError(f"cannot read the CA file {ca}: {error.strerror}") from error
+    return context

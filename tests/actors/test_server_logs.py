@@ -1,0 +1,119 @@
+"""What stdio servers write to stderr, for those who may see it."""
+
+import sys
+
+import pytest
+import pytest_asyncio
+
+from mcpctl.bus.connection import Bus
+from mcpctl.bus.contracts import audit, router, token
+from mcpctl.bus.errors import Forbidden
+from mcpctl.bus.identity import AdmittedIdentity
+from tests.gateway.peers import sdk_client
+from tests.system import System
+
+PROGRAM = """
+import json, sys
+print("hello from stderr", file=sys.stderr, flush=True)
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("method") == "initialize":
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {"protocolVersion": "2025-11-25",
+            "capabilities": {"tools": {}}, "serverInfo": {"name": "x", "version": "1"}}}), flush=True)
+    elif message.get("method") == "tools/list":
+        print("listing", file=sys.stderr, flush=True)
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {"tools": []}}), flush=True)
+    elif message.get("method") == "tools/call":
+        sys.exit(3)
+    elif "id" in message:
+        print(json.dumps({"jsonrpc": "2.0", "id": message["id"],
+            "error": {"code": -32601, "message": "no"}}), flush=True)
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(tmp_path_factory):
+    """Two routers, a stdio server that talks on stderr, and a project with it."""
+    running = System(tmp_path_factory.mktemp("logs"))
+    try:
+        await running.start()
+        await running.run("router-2", "mcpctl.actors", "router")
+        running.url = await running.gateway()
+        await running.server("chatty", command=(sys.executable, "-c", PROGRAM))
+        await running.project("web", "chatty")
+        running.token_of_web = await running.token("web", "ci", "role:run,resource:servers")
+        yield running
+    finally:
+        await running.stop()
+
+
+async def read(system, bus=None, bearer=None, **members):
+    asked = router.ReadLog(bearer=bearer or system.bearer, name="chatty", **members)
+    return await (bus or system.operator).ask_everyone(router.read_log, asked, patience=5)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_lines_of_stderr_and_the_end_of_the_process_are_in_the_log(system):
+    url = f"{system.url}/projects/web/mcp"
+    async with sdk_client(url, system.token_of_web, "legacy") as client:
+        await client.list_tools()
+        with pytest.raises(Exception, match="process ended"):
+            await client.call_tool("die", {})
+
+    answers = await read(system)
+
+    assert len(answers) == 2, "each router answers"
+    (known,) = [answer for answer in answers if answer.known]
+    texts = [line.text for line in known.lines]
+    assert texts[:2] == ["hello from stderr", "listing"]
+    assert "(the process ended (exit status 3))" in texts
+    assert [line.seq for line in known.lines] == list(range(1, len(texts) + 1))
+    assert known.lines[0].at <= known.lines[-1].at
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_follower_gets_what_is_new_and_a_limit_keeps_the_newest(system):
+    answers = [answer for answer in await read(system) if answer.known]
+    known = answers[0]
+
+    (again,) = [a for a in await read(system, after={known.router: known.lines[-2].seq}) if a.known]
+    (newest,) = [a for a in await read(system, limit=1) if a.known]
+
+    assert again.lines == known.lines[-1:]
+    assert newest.lines == known.lines[-1:]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_it_takes_the_operation_logs(system):
+    create = token.CreateUser(bearer=system.bearer, name="sven", password="correct horse")
+    await system.operator.call(token.create_user, create)
+    login = await Bus.connect(system.nats.url, AdmittedIdentity("login"))
+    session = await login.call(token.login, token.Login(user="sven", password="correct horse"))
+    sven = await Bus.connect(system.nats.url, AdmittedIdentity("operator", session.bearer))
+
+    with pytest.raises(Forbidden, match="operate logs"):
+        await read(system, sven, session.bearer)
+
+    await login.close()
+    await sven.close()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_who_reads_a_log_is_in_the_ledger_once_a_router(system):
+    known = await read(system)
+    await read(system, after={answer.router: 0 for answer in known})
+
+    wanted = audit.Filter(kind="router.read_log", outcome="allow")
+    found = await system.operator.call(audit.query, audit.Query(bearer=system.bearer, filter=wanted, limit=1000))
+
+    assert {entry.event.principal for entry in found.items} == {"user-admin"}
+    assert {entry.event.server for entry in found.items} == {"chatty"}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_server_that_no_router_has_started_is_not_known(system):
+    asked = router.ReadLog(bearer=system.bearer, name="nobody")
+
+    answers = await system.operator.ask_everyone(router.read_log, asked, patience=5)
+
+    assert [answer.known for answer in answers] == [False, False]

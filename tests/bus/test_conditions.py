@@ -1,0 +1,244 @@
+"""Conditions on arguments: what fits, what is refused when written, and what covers what."""
+
+import pytest
+from pydantic import ValidationError
+
+from mcpctl.bus.conditions import Condition, UnreadableArguments, read_arguments, unmet
+from mcpctl.bus.contracts.rbac import Binding, Definition, Scope
+
+
+def condition(**members):
+    return Condition.model_validate(members)
+
+
+@pytest.mark.parametrize(
+    ("test", "value"),
+    [
+        ({"equals": "a"}, "a"),
+        ({"equals": 1}, 1),
+        ({"equals": 1}, 1.0),
+        ({"equals": True}, True),
+        ({"equals": False}, False),
+        ({"equals": ""}, ""),
+        ({"in": ["a", 2]}, 2),
+        ({"glob": "acme/*"}, "acme/site"),
+        ({"min": 1}, 1),
+        ({"max": 9}, -3.5),
+        ({"min": 1, "max": 9}, 9),
+    ],
+)
+def test_what_fits(test, value):
+    assert condition(**test).fits(value)
+
+
+@pytest.mark.parametrize(
+    ("test", "value"),
+    [
+        ({"equals": "a"}, "A"),
+        ({"equals": "1"}, 1),
+        ({"equals": 1}, "1"),
+        ({"equals": 1}, True),
+        ({"equals": True}, 1),
+        ({"equals": False}, 0),
+        ({"in": ["a"]}, ["a"]),
+        ({"in": ["a"]}, None),
+        ({"glob": "acme/*"}, "other/acme/x"),
+        ({"glob": "acme/*"}, "ACME/x"),
+        ({"glob": "1*"}, 12),
+        ({"min": 1}, 0),
+        ({"min": 1}, True),
+        ({"min": 1}, "2"),
+        ({"min": 1, "max": 9}, 9.1),
+        ({"max": 9}, None),
+    ],
+)
+def test_what_does_not_fit(test, value):
+    assert not condition(**test).fits(value)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        {"repo": {}},
+        {"repo": {"in": []}},
+        {"repo": {"glob": ""}},
+        {"repo": {"equals": "a", "glob": "b"}},
+        {"repo": {"equals": None}},
+        {"repo": {"equals": ["a"]}},
+        {"repo": {"equlas": "a"}},
+        {"repo": {"equals": "a", "note": "x"}},
+        {"n": {"min": 2, "max": 1}},
+        {"n": {"min": "1"}},
+        {"n": {"min": float("inf")}},
+        {"n": {"equals": float("nan")}},
+        {"": {"equals": "a"}},
+        {"a..b": {"equals": "a"}},
+        {"a b": {"equals": "a"}},
+        {f"a{n}": {"equals": 1} for n in range(17)},
+    ],
+)
+def test_what_would_deny_everything_or_means_nothing_is_refused_when_it_is_written(when):
+    with pytest.raises(ValidationError):
+        Binding.model_validate({"role": "run", "resource": "tools", "when": when})
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        {"role": "view", "resource": "tools"},
+        {"role": "edit", "resource": "servers"},
+        {"role": "run", "resource": "*"},
+        {"role": "run", "action": "logs"},
+    ],
+)
+def test_only_calls_of_tools_have_conditions(binding):
+    with pytest.raises(ValidationError, match="when"):
+        Binding.model_validate(binding | {"when": {"a": {"equals": 1}}})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ({"repo": "acme/x", "n": 3}, None),
+        ({"repo": "acme/x", "n": 3, "more": {}}, None),
+        ({"repo": "other/x", "n": 3}, "argument repo must be like acme/*"),
+        ({"repo": "acme/x"}, "argument n must be from 1 to 5"),
+        ({"n": 3}, "argument repo must be like acme/*"),
+    ],
+)
+def test_all_conditions_must_hold_and_the_first_that_does_not_is_told(arguments, fault):
+    when = {"repo": condition(glob="acme/*"), "n": condition(min=1, max=5)}
+
+    assert unmet(when, arguments) == fault
+
+
+def test_dots_lead_into_objects():
+    when = {"target.repo": condition(equals="a")}
+
+    assert unmet(when, {"target": {"repo": "a"}}) is None
+    assert unmet(when, {"target": "a"}) is not None
+    assert unmet(when, {"target": [{"repo": "a"}]}) is not None
+    assert unmet(when, {"target.repo": "a"}) is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"repo":"a","repo":"b"}',
+        b'{"repo":"a","Repo":"b"}',
+        b'{"x":{"repo":"a","REPO":"b"}}',
+        b'{"x":[{"a":1,"a":2}]}',
+        b"[1]",
+        b'"a"',
+        b"{",
+        b'{"a":' * 100_000,
+    ],
+)
+def test_arguments_that_a_server_might_read_otherwise_are_not_read(text):
+    with pytest.raises(UnreadableArguments):
+        read_arguments(text)
+
+
+BINDING = {"role": "run", "resource": "tools", "name": "github/*"}
+
+
+def binding(**when):
+    return Binding.model_validate(BINDING | {"when": when})
+
+
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        ({}, {}),
+        ({}, {"a": {"equals": 1}}),
+        ({"a": {"equals": 1}}, {"a": {"equals": 1}}),
+        ({"a": {"equals": 1}}, {"a": {"equals": 1}, "b": {"glob": "x"}}),
+        ({"a": {"in": [1, 2, 3]}}, {"a": {"in": [3, 1]}}),
+        ({"a": {"glob": "x*"}}, {"a": {"in": ["x", "xy"]}}),
+        ({"a": {"glob": "x*"}}, {"a": {"glob": "xy*"}}),
+        ({"a": {"min": 1}}, {"a": {"min": 2, "max": 3}}),
+        ({"a": {"min": 1, "max": 5}}, {"a": {"equals": 5}}),
+    ],
+)
+def test_what_covers(own, other):
+    assert binding(**own).covers(binding(**other))
+
+
+@pytest.mark.parametrize(
+    ("own", "other"),
+    [
+        ({"a": {"equals": 1}}, {}),
+        ({"a": {"equals": 1}}, {"b": {"equals": 1}}),
+        ({"a": {"equals": 1}}, {"a": {"equals": True}}),
+        ({"a": {"in": [1, 2]}}, {"a": {"in": [2, 3]}}),
+        ({"a": {"glob": "x*"}}, {"a": {"glob": "*"}}),
+        ({"a": {"glob": "x*"}}, {"a": {"min": 1}}),
+        ({"a": {"min": 1}}, {"a": {"max": 5}}),
+        ({"a": {"min": 1, "max": 5}}, {"a": {"min": 1}}),
+        ({"a": {"in": ["x"]}}, {"a": {"glob": "x"}}),
+        ({"a": {"equals": 1}, "b": {"equals": 1}}, {"a": {"equals": 1}}),
+    ],
+)
+def test_what_does_not_cover(own, other):
+    assert not binding(**own).covers(binding(**other))
+
+
+def test_a_conditional_right_to_run_covers_the_view_of_the_same_tools():
+    view = Binding.model_validate(BINDING | {"role": "view"})
+
+    assert binding(a={"equals": 1}).covers(view)
+    assert not view.covers(binding(a={"equals": 1}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'role:run,resource:tools,when:{"repo":{"equals":"a,when:b"}}',
+        'role:run,resource:tools,name:github/*,when:{"repo":{"in":["acme/x","acme/y"]}}',
+        'role:run,resource:servers,name:github,when:{"n":{"min":1,"max":5.5}}',
+    ],
+)
+def test_the_text_form_and_the_binding_are_the_same(text):
+    parsed = Binding.parse(text)
+
+    assert str(parsed) == text
+    assert Binding.parse(str(parsed)) == parsed
+    assert Binding.model_validate_json(parsed.model_dump_json()) == parsed
+
+
+@pytest.mark.parametrize("text", ["role:run,resource:tools,when:", "role:run,resource:tools,when:{"])
+def test_a_text_form_that_is_cut_off_is_refused(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - pydantic's and ours
+        Binding.parse(text)
+
+
+def test_a_document_with_an_unknown_condition_is_refused():
+    text = '{"name":"a","subjects":["User:a"],"bindings":[{"role":"run","resource":"tools","when":{"a":{"like":"x"}}}]}'
+
+    with pytest.raises(ValidationError, match="like"):
+        Definition.model_validate_json(text, strict=True, extra="forbid")
+
+
+def read_never():
+    raise AssertionError("the arguments must not be read")
+
+
+def test_the_tool_is_seen_whatever_the_arguments_and_run_where_they_fit():
+    scope = Scope(layers=((binding(repo={"glob": "acme/*"}),),))
+
+    assert scope.sees_tool("github", "create")
+    assert scope.why_not_run("github", "create", lambda: {"repo": "acme/x"}) is None
+    assert scope.why_not_run("github", "create", dict) == "argument repo must be like acme/*"
+    assert scope.why_not_run("gitlab", "create", read_never) == ""
+    assert not scope.allows("run", ("tools", "github/create"))
+
+
+def test_every_layer_must_grant_and_one_binding_of_it_is_enough():
+    free, bound = Binding.model_validate(BINDING), binding(repo={"equals": "a"})
+
+    assert Scope(layers=((free, bound),)).why_not_run("github", "x", read_never) is None
+    assert Scope(layers=((free,), (bound,))).why_not_run("github", "x", dict) == 'argument repo must be "a"'
+    assert (
+        Scope(layers=((bound, binding(repo={"equals": "b"})),)).why_not_run("github", "x", lambda: {"repo": "b"})
+        is None
+    )
