@@ -32,7 +32,10 @@ TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (boo
 
 async def dump(store: Store, tables: Tables, *, keep: Callable[[str, Row], bool] = lambda _table, _row: True) -> Dump:
     """Return all rows of the tables that `keep` wants. Raises `TooLarge`, `Unavailable`."""
-    rows = await store.read(lambda session: {_table(each).name: _rows(session, _table(each), keep) for each in tables})
+    rows = await store.read(
+        # str: the name is a subclass, which orjson takes for no key
+        lambda session: {str(_table(each).name): _rows(session, _table(each), keep) for each in tables}
+    )
     packed = base64.b64encode(zlib.compress(orjson.dumps(rows), 9)).decode()
     if len(packed) > LARGEST:
         raise TooLarge(f"the rows of the {store.actor} actor take {len(packed)} bytes: back the database itself up")

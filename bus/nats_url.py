@@ -46,7 +46,9 @@ def trust(ca: str | None) -> ssl.SSLContext | None:
 
 def trust_also(ca: str | None) -> ssl.SSLContext:
     """Return what believes the system's CAs and those in a PEM file. Raises `ValueError` where the file is none."""
-    return ssl.create_default_context() if ca is None else _loaded(ssl.create_default_context(), ca)
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context if ca is None else _loaded(context, ca)
 
 
 def _loaded(context: ssl.SSLContext, ca: str) -> ssl.SSLContext:

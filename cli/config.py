@@ -14,7 +14,12 @@ from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.options import ContextName
 from mcpctl.cli.output import DataFormat, Format, note, print_data, print_table, say
 
-app = typer.Typer(cls=Group, rich_markup_mode=None, help="Show and change contexts: where the CLI connects, and as whom.")
+app = typer.Typer(
+    cls=Group,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Show and change contexts: where the CLI connects, and as whom.",
+)
 
 HIDDEN = "(hidden)"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,62}")
@@ -42,8 +47,9 @@ def get_contexts(
     if output is not Format.TABLE:
         print_data({"items": [{"name": name} | _shown(found) for name, found in config.contexts.items()]}, output)
         return
+    chosen = config.chosen(None)
     rows = [
-        ("*" if name == config.chosen(None) else " ", name, c.nats_url, c.gateway_url, c.user, "yes" if c.bearer else "no")
+        ("*" if name == chosen else " ", name, c.nats_url, c.gateway_url, c.user, "yes" if c.bearer else "no")
         for name, c in config.contexts.items()
     ]
     if rows:

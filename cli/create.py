@@ -23,7 +23,7 @@ from mcpctl.cli.output import Format, TokenFormat, print_data, say
 from mcpctl.cli.session import checked, session
 from mcpctl.cli.times import parse_ttl
 
-app = typer.Typer(cls=NounGroup, rich_markup_mode=None)
+app = typer.Typer(cls=NounGroup, rich_markup_mode=None, add_completion=False)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the new resource.")]
 Description = Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")]

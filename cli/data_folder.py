@@ -35,9 +35,35 @@ class DataFolder:
         except OSError as error:
             raise CliError(f"cannot use {self.path} as data folder: {error.strerror}") from error
         self._take(self._lock)
+        self._remember_again()
+        return self
+
+    def look(self) -> None:
+        """Read what was remembered, beside the one that uses the folder. Raises `CliError` where that is not possible.
+
+        Who may not write the folder may not do what its owner may.
+        """
+        if not self.path.is_dir():
+            raise CliError(f"{self.path} is no data folder: name that of mcpctl up with --data")
+        if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
+            raise CliError(f"{self.path} is not yours: run this as the user that runs mcpctl up")
+        self._remember_again()
+
+    def _remember_again(self) -> None:
         with suppress(OSError, ValueError):
             self._state = json.loads((self.path / "state.json").read_text())
-        return self
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a `mcpctl up`, or a child that it left, uses the folder now."""
+        try:
+            with (self.path / "up.lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:

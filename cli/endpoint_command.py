@@ -11,11 +11,12 @@ import typer
 
 from mcpctl.cli.command_groups import Group
 from mcpctl.cli.endpoint_check import EndpointCheck, Report, Step, Wanted
-from mcpctl.cli.errors import USAGE, CliError
-from mcpctl.cli.given import given_token
+from mcpctl.cli.given import given_token, json_object
 from mcpctl.cli.output import note, plain, say
 
-app = typer.Typer(cls=Group, rich_markup_mode=None, help="Try an endpoint, as an agent would use it.")
+app = typer.Typer(
+    cls=Group, rich_markup_mode=None, add_completion=False, help="Try an endpoint, as an agent would use it."
+)
 
 
 class Form(StrEnum):
@@ -60,12 +61,19 @@ def mcp(
     no_health: Annotated[bool, typer.Option("--no-health", help="Leave /healthz of the same origin out.")] = False,
     output: Annotated[Form, typer.Option("-o", "--output", help="How to print the outcome.")] = Form.TEXT,
 ) -> None:
-    """Try an MCP endpoint. Exit code 0: passed; 1: transport, auth or health; 2: a broken contract."""
+    """Try an MCP endpoint. Exit code 0: passed; 1: transport, auth or health; 2: a broken contract.
+
+    \b
+    Examples:
+      mcpctl test mcp http://127.0.0.1:3200/projects/demo/mcp --token @token-file
+      mcpctl test mcp http://127.0.0.1:3200/projects/demo/mcp --tool time__get_current_time --args '{"timezone": "UTC"}'
+      MCPCTL_TOKEN=... mcpctl test mcp http://127.0.0.1:3200/projects/demo/mcp --expect-tools time__get_current_time
+    """  # noqa: D301 - \b keeps the examples' lines apart
     wanted = Wanted(
         url=url,
         token=given_token(token if token is not None else os.environ.get("MCPCTL_TOKEN") or None),
         tool=tool,
-        arguments=_arguments(args),
+        arguments=json_object(args, "--args"),
         expected=tuple(name.strip() for name in (expect_tools or "").split(",") if name.strip()),
         timeout=timeout,
         health=not no_health,
@@ -79,16 +87,6 @@ def mcp(
     else:
         say(json.dumps({"passed": report.code == 0, **asdict(report)}, indent=2, ensure_ascii=False))
     raise typer.Exit(report.code)
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    try:
-        arguments = json.loads(text)
-    except ValueError as error:
-        raise CliError(f"--args is no valid JSON: {error}", USAGE) from error
-    if not isinstance(arguments, dict):
-        raise CliError('--args must be a JSON object, such as \'{"timezone": "UTC"}\'', USAGE)
-    return arguments
 
 
 def _ignore(_: object) -> None:
@@ -107,12 +105,12 @@ def _show_outcome(report: Report) -> None:
     if report.tools and report.result is None:
         for name in report.tools:
             say(f"        - {plain(name)}")
-    for line in _content_lines(report.result or {}):
+    for line in content_lines(report.result or {}):
         say(f"        {line}")
     say("PASSED" if report.code == 0 else "FAILED")
 
 
-def _content_lines(result: dict[str, Any]) -> list[str]:
+def content_lines(result: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for part in result.get("content") or ():
         if isinstance(part, dict) and isinstance(part.get("text"), str):

@@ -47,4 +47,4 @@ def humane(text: str) -> str:
     for words, better in WORDS.items():
         text = text.replace(words, better)
     text = re.sub(r"String should match pattern '.*'", "has a form that is not allowed here", text)
-    return re.sub(r"\[Errno (\d+)\][^)]*(\(['\d., ]*\))?", lambda found: os.strerror(int(found[1])).lower(), text)
+    return re.sub(r"\[Errno (\d+)\][^()]*(\(['\da-f:., ]*\))?", lambda found: os.strerror(int(found[1])).lower(), text)

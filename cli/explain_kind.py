@@ -71,6 +71,11 @@ MEANINGS: Mapping[str, str] = {
     "rbac.roleBindings.name": "On those whose name fits this glob: git, git-*; of tools SERVER/TOOL.",
     "rbac.roleBindings.action": "An operation, for the role run: logs, backup, restore, ...",
     "rbac.roleBindings.when": "What the arguments of a tool call must be, by their names.",
+    "rbac.roleBindings.when.equals": "It is exactly this.",
+    "rbac.roleBindings.when.oneOf": "It is one of these.",
+    "rbac.roleBindings.when.glob": "It is a text that fits this glob: acme/*.",
+    "rbac.roleBindings.when.min": "It is a number, this at the least.",
+    "rbac.roleBindings.when.max": "It is a number, this at the most.",
     "mcptoken.project": "The project that it opens.",
     "mcptoken.expiresAt": "When it ends; either this or ttl.",
     "mcptoken.ttl": "How long it works; a token without an end has to be asked for.",
@@ -78,7 +83,7 @@ MEANINGS: Mapping[str, str] = {
 """What a field is for, by its path or (for every kind) its last step, where its declaration does not say it."""
 
 BESIDE: Mapping[str, tuple[tuple[str, str, str], ...]] = {
-    "mcptoken": (("ttl", "length of time (30d, 12h), or never", "30d"),),
+    "mcptoken": (("ttl", "length of time, never", "30d"),),
     "secret": (("valueFrom", "map of env or file to text", "-"),),
 }
 """Keys that a document has beside the members of its specification: name, type, default."""
@@ -130,7 +135,7 @@ def explain(
             have = ", ".join(each.name for each in fields) or "none"
             raise CliError(f"{path} has no field {step}: there are {have}", USAGE)
         path = field.path
-        fields = list(_fields(field.inner, path)) if field.inner is not None else []
+        fields = fields_below(field)
     if field is None:
         say(f"{found.name}: {KIND_MEANINGS[found.name]}")
     else:
@@ -157,6 +162,11 @@ def fields_of(kind: Kind) -> Iterator[Shown]:
     for name, shape, default in BESIDE.get(kind.name, ()):
         path = f"{kind.name}.{name}"
         yield Shown(path, shape, required=False, default=default, meaning=MEANINGS[path])
+
+
+def fields_below(field: Shown) -> list[Shown]:
+    """Return the fields of what is in a field."""
+    return list(_fields(field.inner, field.path)) if field.inner is not None else []
 
 
 def _fields(
@@ -203,7 +213,7 @@ def type_words(shape: Any) -> str:
         case origin if origin is Annotated:
             words = type_words(inner[0])
         case origin if origin in (Union, UnionType):
-            words = " or ".join(dict.fromkeys(type_words(each) for each in inner if each is not NoneType))
+            words = ", ".join(dict.fromkeys(type_words(each) for each in inner if each is not NoneType))
         case origin if origin is Literal:
             words = "one of " + ", ".join(map(str, inner))
         case origin if origin in (dict, Mapping):

@@ -1,27 +1,48 @@
 """Secrets and assignments as they are given on the command line."""
 
 import getpass
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from mcpctl.cli.errors import USAGE, CliError
+from mcpctl.cli.private_file import read_private
 
 
 def given_token(value: str | None) -> str | None:
     """Return the bearer that `--token` means: the value itself, a line of stdin (`-`), or a file's (`@FILE`).
 
-    Raises `CliError` where it cannot be read or could not be sent.
+    Raises `CliError` where it cannot be read or could not be sent, and for a file that others can read.
     """
     if value is None:
         return None
     if value == "-":
         value = sys.stdin.readline()
     elif value.startswith("@"):
-        value = read_text(value[1:])
+        value = _private_text(Path(value[1:]).expanduser())
     token = value.strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise CliError("the token is empty or has a space or a control character in it", USAGE)
     return token
+
+
+def _private_text(path: Path) -> str:
+    text = read_private(path)
+    if text is None:
+        raise CliError(f"cannot read {path}: no such file", USAGE)
+    return text
+
+
+def json_object(text: str, option: str) -> dict[str, Any]:
+    """Read a JSON object. Raises `CliError` for anything else."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise CliError(f"{option} is no valid JSON: {error}", USAGE) from error
+    if not isinstance(value, dict):
+        raise CliError(f'{option} must be a JSON object, such as \'{{"timezone": "UTC"}}\'', USAGE)
+    return value
 
 
 def read_text(path: str) -> str:

@@ -1,6 +1,7 @@
 """One GET, for a look at whether something is well."""
 
 import asyncio
+import ssl
 
 import mcpctl
 from mcpctl.bus.http1 import HttpError, Pool
@@ -10,8 +11,8 @@ from mcpctl.cli.errors import CliError
 LARGEST_BODY = 65_536
 
 
-async def fetch(url: str, path: str, timeout: float) -> tuple[int, bytes]:
-    """Return status and body of `path` at a URL's origin.
+async def fetch(url: str, path: str, timeout: float, *, tls: ssl.SSLContext | None = None) -> tuple[int, bytes]:
+    """Return status and body of `path` at a URL's origin; `tls` says which certificates are believed.
 
     Raises `CliError` where no answer comes, `ValueError` for a bad URL. `timeout` is in seconds.
     """
@@ -23,7 +24,7 @@ async def fetch(url: str, path: str, timeout: float) -> tuple[int, bytes]:
         "Accept: application/json",
     )
     request = "".join(f"{line}\r\n" for line in (*lines, ""))
-    pool = Pool(target, connect_timeout=timeout, max_body=LARGEST_BODY)
+    pool = Pool(target, connect_timeout=timeout, max_body=LARGEST_BODY, tls=tls)
     try:
         response = await pool.exchange(request.encode("ascii"), asyncio.get_running_loop().time() + timeout)
         if response.stream is not None:

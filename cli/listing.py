@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel
-
 from mcpctl.bus.contracts import rbac
 from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.output import label
@@ -21,11 +19,14 @@ def table(resource: Resource, items: Sequence[Any], *, wide: bool = False) -> tu
 
 
 async def documents(opened: Session, resource: Resource, items: Sequence[Any]) -> list[Any]:
-    """Return items as what `apply` takes; of mcptokens the bindings are asked for."""
+    """Return items as what `apply` takes, and tools as their servers describe them.
+
+    The bindings of mcptokens are asked for.
+    """
     from mcpctl.cli.manifests import KINDS, document  # noqa: PLC0415 - tables do without
 
     if resource.name not in KINDS:
-        return [item.model_dump(mode="json") if isinstance(item, BaseModel) else vars(item) for item in items]
+        return [{"kind": resource.name, "project": item.project, "server": item.server, **item.tool} for item in items]
     if resource.name != "mcptoken":
         return [document(resource.name, item) for item in items]
     bound = await _bindings(opened, items)

@@ -4,19 +4,39 @@ from typing import Annotated
 
 import typer
 
+from mcpctl.cli.completion import context_names, nouns_and_names, project_names, resource_names
 from mcpctl.cli.output import Format
 
 ContextName = Annotated[
     str | None,
-    typer.Option("--context", metavar="NAME", help="Context to use (default: $MCPCTL_CONTEXT, or the current one)."),
+    typer.Option(
+        "--context",
+        metavar="NAME",
+        help="Context to use (default: $MCPCTL_CONTEXT, or the current one).",
+        autocompletion=context_names,
+    ),
 ]
-Project = Annotated[str | None, typer.Option("-p", "--project", metavar="PROJECT", help="Project that is meant.")]
+Project = Annotated[
+    str | None,
+    typer.Option("-p", "--project", metavar="PROJECT", help="Project that is meant.", autocompletion=project_names),
+]
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print the answer.")]
 Noun = Annotated[
-    str, typer.Argument(metavar="RESOURCE", help="projects, servers, mcptokens, users, groups, rbac, ... or KIND/NAME")
+    str,
+    typer.Argument(
+        metavar="RESOURCE",
+        help="projects, servers, mcptokens, users, groups, rbac, ... or KIND/NAME",
+        autocompletion=nouns_and_names,
+    ),
 ]
-Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Names, or RESOURCE/NAME.")]
-NameOption = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names; all where none is given.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME...", help="Names, or RESOURCE/NAME.", autocompletion=resource_names),
+]
+NameOption = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Names; all where none is given.", autocompletion=resource_names),
+]
 LabelSelector = Annotated[
     str | None,
     typer.Option("-l", "--selector", metavar="LABELS", help="Those with these labels: app=shop,tier!=test,owner,!old"),

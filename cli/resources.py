@@ -260,8 +260,9 @@ RESOURCES = (
         (),
         (
             NAME,
+            Column("PROJECT", lambda t: t.project),
             Column("SERVER", lambda t: t.server),
-            Column("DESCRIPTION", lambda t: (t.description or "").partition("\n")[0]),
+            Column("DESCRIPTION", lambda t: t.description.partition("\n")[0]),
         ),
         instead={
             "get": "list them with mcpctl get tools -p PROJECT",

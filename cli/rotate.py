@@ -16,7 +16,7 @@ from mcpctl.cli.output import TokenFormat, note
 from mcpctl.cli.session import session
 from mcpctl.cli.times import parse_duration, parse_ttl
 
-app = typer.Typer(cls=NounGroup, rich_markup_mode=None, help="Give an mcptoken a new bearer.")
+app = typer.Typer(cls=NounGroup, rich_markup_mode=None, add_completion=False)
 
 
 @app.callback()

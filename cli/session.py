@@ -118,7 +118,7 @@ async def anonymous(context: Context) -> AsyncIterator[Session]:
 
 
 async def _connect(context: Context, identity: AdmittedIdentity) -> Bus:
-    """Raises `Unavailable`, and `CliError` for a context that leads nowhere."""
+    """Connect. Raises `Unavailable`, and `CliError` for a context that leads nowhere."""
     try:
         url, tls = checked_url(context.nats_url), trust(context.ca)
     except ValueError as error:

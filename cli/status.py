@@ -1,6 +1,8 @@
 """`mcpctl status`: which replicas answer on the bus, and whether the gateway is well."""
 
 import asyncio
+import ssl
+import time
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,15 +14,17 @@ import typer
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contract import ACTORS
 from mcpctl.bus.errors import BusError
+from mcpctl.bus.nats_url import trust_also
 from mcpctl.cli.context import Config, Context
-from mcpctl.cli.errors import UNAVAILABLE, CliError
+from mcpctl.cli.errors import REFUSED, UNAVAILABLE, CliError
+from mcpctl.cli.explain import humane
 from mcpctl.cli.http_probe import fetch
 from mcpctl.cli.options import ContextName
 from mcpctl.cli.output import DataFormat, plain, print_data, print_table, say
 from mcpctl.cli.session import connected
 from mcpctl.cli.times import span
 
-QUIET = 0.3
+QUIET = 0.4
 """Seconds without a further answer after which all replicas have answered."""
 
 LONGEST = 2.0
@@ -41,6 +45,17 @@ class Replica:
     requests: int
     errors: int
     p50_ms: float | None
+    checks: dict[str, str]
+
+
+@dataclass(frozen=True)
+class NatsServer:
+    """The server that this connection leads to, and the others of its cluster that it has named."""
+
+    url: str
+    version: str
+    round_trip_ms: float
+    others: list[str]
 
 
 def status(
@@ -48,7 +63,15 @@ def status(
     output: Annotated[DataFormat, typer.Option("-o", "--output", help="How to print it.")] = DataFormat.TABLE,
     context: ContextName = None,
 ) -> None:
-    """Show which parts answer; exit code 3 where one that is needed does not."""
+    """Show which parts answer, and how NATS, JetStream and the gateway are.
+
+    Exit code 0: all is well; 1: something is missing or wrong; 3: nothing can be reached.
+
+    \b
+    Examples:
+      mcpctl status
+      mcpctl status --context staging -o json
+    """  # noqa: D301 - \b keeps the examples' lines apart
     name, found = Config.load().get(context)
     findings = asyncio.run(_look(found))
     if output is DataFormat.TABLE:
@@ -57,49 +80,89 @@ def status(
     else:
         print_data({"context": name, **findings.data()}, output)
     if not findings.well:
-        raise typer.Exit(UNAVAILABLE)
+        raise typer.Exit(REFUSED if findings.reached else UNAVAILABLE)
+
+
+@dataclass
+class OfBus:
+    """What a look at the bus found. A text begins with `ok` or `error`."""
+
+    text: str
+    reached: bool
+    nats: NatsServer | None = None
+    replicas: tuple[Replica, ...] = ()
 
 
 @dataclass
 class Findings:
-    """What was seen. A text that begins with `missing` or `error` is about something that should be there."""
+    """What was seen. `gateway` and `jetstream` are texts that begin with `ok` or `error`."""
 
-    bus: str
+    bus: OfBus
     gateway: dict[str, str]
-    replicas: list[Replica]
-    missing: list[str]
+
+    @property
+    def missing(self) -> list[str]:
+        seen = {replica.name for replica in self.bus.replicas}
+        return [name for name in EXPECTED if name not in seen]
+
+    @property
+    def jetstream(self) -> dict[str, str]:
+        """What actors say of JetStream: the worst word of their replicas."""
+        found: dict[str, str] = {}
+        for replica in self.bus.replicas:
+            for name, text in replica.checks.items():
+                if name not in found or not text.startswith("ok"):
+                    found[name] = text
+        return found
 
     @property
     def well(self) -> bool:
-        return self.bus.startswith("ok") and not self.missing and all(t.startswith("ok") for t in self.gateway.values())
+        texts = (self.bus.text, *self.gateway.values(), *self.jetstream.values())
+        return not self.missing and all(text.startswith("ok") for text in texts)
+
+    @property
+    def reached(self) -> bool:
+        return self.bus.reached or any(text.startswith(("ok", "error: HTTP")) for text in self.gateway.values())
 
     def data(self) -> dict[str, Any]:
-        replicas = [vars(replica) for replica in self.replicas]
         return {
             "well": self.well,
-            "bus": self.bus,
+            "bus": self.bus.text,
+            "nats": vars(self.bus.nats) if self.bus.nats else None,
+            "jetstream": self.jetstream,
             "gateway": self.gateway,
-            "replicas": replicas,
+            "replicas": [vars(replica) for replica in self.bus.replicas],
             "missing": self.missing,
         }
 
 
 async def _look(context: Context) -> Findings:
-    (bus, replicas), gateway = await asyncio.gather(_bus(context), _gateway(context))
-    seen = {replica.name for replica in replicas}
-    return Findings(
-        bus, gateway, replicas, [name for name in EXPECTED if name not in seen] if replicas else list(EXPECTED)
-    )
+    return Findings(*await asyncio.gather(_bus(context), _gateway(context)))
 
 
-async def _bus(context: Context) -> tuple[str, list[Replica]]:
+async def _bus(context: Context) -> OfBus:
     try:
         async with connected(context) as opened:
+            nats = await _nats(opened.bus)
             answers = await _statistics(opened.bus)
-    except (BusError, CliError) as error:
-        return f"error: {error}", []
-    replicas = [_replica(answer) for answer in answers]
-    return f"ok ({context.nats_url})", sorted(replicas, key=lambda r: (_rank(r.name), r.id))
+    except CliError as error:
+        return OfBus(f"error: {error}", reached=error.code == REFUSED)
+    except BusError as error:
+        return OfBus(f"error: {humane(str(error))}", reached=False)
+    replicas = sorted(map(_replica, answers), key=lambda r: (_rank(r.name), r.id))
+    said = f"ok ({context.nats_url}, nats-server {nats.version}, {nats.round_trip_ms} ms)"
+    return OfBus(said, True, nats, tuple(replicas))
+
+
+async def _nats(bus: Bus) -> NatsServer:
+    client = bus.client
+    began = time.perf_counter()
+    await bus.ready()
+    taken = (time.perf_counter() - began) / 2 * 1000  # it is two round trips
+    version = client.connected_server_version
+    others = [url.geturl() for url in client.discovered_servers]
+    url = client.connected_url.geturl() if client.connected_url else ""
+    return NatsServer(url, f"{version.major}.{version.minor}.{version.patch}", round(taken, 1), others)
 
 
 def _rank(name: str) -> int:
@@ -131,6 +194,7 @@ def _replica(answer: dict[str, Any]) -> Replica:
         requests=sum(e["num_requests"] for e in endpoints),
         errors=sum(e["num_errors"] for e in endpoints),
         p50_ms=round(sum(count * p50 for count, p50 in known) / total, 2) if total else None,
+        checks=answer.get("checks") or {},
     )
 
 
@@ -138,15 +202,19 @@ async def _gateway(context: Context) -> dict[str, str]:
     if context.gateway_url is None:
         return {}
     paths = ("/healthz", "/readyz")
-    texts = await asyncio.gather(*(_probe(context.gateway_url, path) for path in paths))
+    try:
+        tls = trust_also(context.ca)
+    except ValueError as error:
+        return dict.fromkeys(paths, f"error: {error}")
+    texts = await asyncio.gather(*(_probe(context.gateway_url, path, tls) for path in paths))
     return dict(zip(paths, texts, strict=True))
 
 
-async def _probe(url: str, path: str) -> str:
+async def _probe(url: str, path: str, tls: ssl.SSLContext) -> str:
     try:
-        code, body = await fetch(url, path, HTTP_PATIENCE)
+        code, body = await fetch(url, path, HTTP_PATIENCE, tls=tls)
     except (CliError, ValueError) as error:
-        return f"error: {error}"
+        return f"error: {humane(str(error))}"
     try:
         said = orjson.loads(body)
         missing = f", missing: {', '.join(said['missing'])}" if said.get("missing") else ""
@@ -157,9 +225,13 @@ async def _probe(url: str, path: str) -> str:
 
 
 def _show(findings: Findings) -> None:
-    say(f"bus       {plain(findings.bus)}")
-    for path, text in findings.gateway.items():
-        say(f"{path:<9} {plain(text)}")
+    say(f"bus       {plain(findings.bus.text)}")
+    for url in findings.bus.nats.others if findings.bus.nats else ():
+        say(f"          also {plain(url)}")
+    lines = findings.jetstream | findings.gateway
+    width = max([9, *map(len, lines)])
+    for name, text in lines.items():
+        say(f"{name:<{width}} {plain(text)}")
     say("")
     rows: list[tuple[object, ...]] = [
         (
@@ -172,7 +244,7 @@ def _show(findings: Findings) -> None:
             r.errors,
             "-" if r.p50_ms is None else f"{r.p50_ms:.2f}",
         )
-        for r in findings.replicas
+        for r in findings.bus.replicas
     ]
     rows += [(name, "missing", None, None, None, None, None, None) for name in findings.missing]
     print_table(("PART", "STATE", "ID", "VERSION", "UP", "REQUESTS", "ERRORS", "P50 MS"), rows)

@@ -56,17 +56,18 @@ class Applying:
 
     @handles(token.apply_principals)
     async def apply(self, request: token.ApplyPrincipals, _caller: Caller) -> Applied:
+        asker: token.Principal | None = None
         try:
-            return await self._apply(request)
+            asker = (await self._resolving.find(request.bearer))[0].principal
+            return await self._apply(request, asker)
         except BusError as error:
-            await self._notes.refused(token.apply_principals.name, None, error)
+            await self._notes.failed(token.apply_principals.name, asker, error)
             raise
 
-    async def _apply(self, request: token.ApplyPrincipals) -> Applied:
+    async def _apply(self, request: token.ApplyPrincipals, asker: token.Principal) -> Applied:
         _demand_once(request)
         for user in request.users:
             demand_affordable(user.name, user.password_hash)
-        asker = (await self._resolving.find(request.bearer))[0].principal
         now = self._records.clock()
 
         def work(changing: Changing, demands: Demands) -> _Run:

@@ -46,15 +46,16 @@ class ApplyingTokens:
 
     @handles(token.apply_tokens)
     async def apply(self, request: token.ApplyTokens, _caller: Caller) -> token.AppliedTokens:
+        asker: token.Principal | None = None
         try:
-            return await self._apply(request)
+            asker = (await self._resolving.find(request.bearer))[0].principal
+            return await self._apply(request, asker)
         except BusError as error:
-            await self._notes.refused(token.apply_tokens.name, None, error)
+            await self._notes.failed(token.apply_tokens.name, asker, error)
             raise
 
-    async def _apply(self, request: token.ApplyTokens) -> token.AppliedTokens:
+    async def _apply(self, request: token.ApplyTokens, asker: token.Principal) -> token.AppliedTokens:
         _demand_once(request)
-        asker = (await self._resolving.find(request.bearer))[0].principal
         now = self._records.clock()
         missing = await self._records.read(
             lambda session: [spec for spec in request.tokens if _active(session, spec, now) is None]

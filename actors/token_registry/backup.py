@@ -1,6 +1,5 @@
 """The registry's rows as a backup, and back: digests as they are, so that bearers and passwords still work."""
 
-
 from sqlmodel import Session, SQLModel, col, select
 
 from mcpctl.actors import dumps

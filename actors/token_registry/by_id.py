@@ -71,11 +71,11 @@ class ById:
 
         try:
             row = _demand_allowed(found, verdict, own=own)
-            done = await self._records.write(change)
-        except NotFound as error:
+        except NotFound:
             named = (found.name, found.project) if found is not None else (sha, None)
-            await self._notes.refused(kind, verdict, error, *named)
+            await self._notes.not_allowed(kind, verdict, *named)
             raise
+        done = await self._records.write(change)
         await self._notes.done(kind, verdict, row.name, row.project)
         return done
 

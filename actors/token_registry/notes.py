@@ -6,6 +6,7 @@ from mcpctl.bus.actor import event_of
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.context import traceparent
 from mcpctl.bus.contracts.rbac import Verdict
+from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import BusError
 
 
@@ -15,19 +16,24 @@ class Notes:
     def __init__(self, audit: AuditWriter) -> None:
         self._audit = audit
 
-    async def done(self, kind: str, verdict: Verdict | None, name: str, project: str | None = None) -> None:
-        await self._audit.append(_event(kind, verdict, name, project) | {"outcome": "allow"})
+    async def done(self, kind: str, verdict: Verdict, name: str, project: str | None = None) -> None:
+        """Note what was done, and by which rule."""
+        await self._audit.append(_event(kind, name, project, verdict) | {"outcome": "allow"})
 
-    async def refused(
-        self, kind: str, verdict: Verdict | None, error: BusError, name: str | None = None, project: str | None = None
-    ) -> None:
-        """Note a failure; one that cannot be noted changes nothing for the caller."""
-        denied = error.http_status in (401, 403) or (verdict is not None and not verdict.allowed)
-        outcome = {"outcome": "deny" if denied else "error", "detail": str(error)}
+    async def not_allowed(self, kind: str, verdict: Verdict, name: str, project: str | None) -> None:
+        """Note what was refused; where that cannot be noted, nothing changes for the caller."""
         with suppress(BusError):
-            await self._audit.append(_event(kind, verdict, name, project) | outcome)
+            await self._audit.append(_event(kind, name, project, verdict) | {"outcome": "deny"})
+
+    async def failed(self, kind: str, asker: Principal | None, error: BusError) -> None:
+        """Note that a call on many things failed, and why."""
+        outcome = "deny" if error.http_status in (401, 403) else "error"
+        event = _event(kind, None, None, None) | (asker.audit_fields if asker is not None else {})
+        with suppress(BusError):
+            await self._audit.append(event | {"outcome": outcome, "detail": str(error)})
 
 
-def _event(kind: str, verdict: Verdict | None, name: str | None, project: str | None) -> dict[str, object]:
+def _event(kind: str, name: str | None, project: str | None, verdict: Verdict | None) -> dict[str, object]:
     rule = verdict.reason if verdict is not None else None
-    return event_of(verdict) | {"kind": kind, "name": name, "project": project, "rule": rule, "trace": traceparent()}
+    what = {"kind": kind, "name": name, "project": project, "rule": rule, "trace": traceparent()}
+    return event_of(verdict) | what

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mcpctl.actors.token_registry.issuing import Binder
+from mcpctl.actors.token_registry.rbac_calls import RbacCalls
 from mcpctl.actors.token_registry.rows import BearerRow
 from mcpctl.bus.contracts import catalog, rbac, token
 from mcpctl.bus.contracts.rbac import Binding
@@ -207,10 +208,8 @@ async def test_of_two_forced_issues_at_once_one_is_left(plane, root):
 async def test_an_issue_that_is_given_up_leaves_everything_as_it_was(plane, root, moment):
     """What the caller does not hear of is undone, also where the rows were written just then."""
     old = await root.issue("web", "ci", "role:view,resource:servers")
-    (records,) = {part._records for part in plane.registry.parts if isinstance(part, Binder)} or {
-        plane.registry._records
-    }
-    binder = Binder(records, plane.registry.parts[-2]._ask, plane.registry.bus)
+    records = plane.registry._records
+    binder = Binder(records, RbacCalls(plane.registry.bus), plane.registry.bus)
     written, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow:

@@ -1,8 +1,14 @@
 import pytest
 
-from mcpctl.cli.explain_kind import fields_of, type_words
+from mcpctl.cli.explain_kind import fields_below, fields_of, type_words
 from mcpctl.cli.main import main
 from mcpctl.cli.manifests import KINDS
+
+
+def with_all_below(fields):
+    for field in fields:
+        yield field
+        yield from with_all_below(fields_below(field))
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
@@ -10,7 +16,7 @@ def test_every_field_of_every_kind_has_a_meaning(kind):
     fields = list(fields_of(kind))
 
     assert {field.name for field in fields} >= set(kind.keys)
-    assert [field.path for field in fields if field.meaning in ("-", "")] == []
+    assert [field.path for field in with_all_below(fields) if field.meaning in ("-", "")] == []
     assert [field.path for field in fields if "value" in field.shape] == []
 
 

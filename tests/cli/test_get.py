@@ -119,6 +119,20 @@ def test_all_kinds_are_listed_at_once(cli, projects):
     assert {"project", "server", "user", "mcptoken"} <= kinds
 
 
+def test_tools_are_listed_by_project_and_server(cli):
+    names = cli.ok("get", "tools", "-p", "demo", "--server", "time", "-o", "name").split()
+    titles, *rows = cli.ok("get", "tools", "-p", "demo", "--sort-by", "name").splitlines()
+
+    assert names == ["tool/time__get_current_time", "tool/time__convert_time"]
+    assert re.split(" {3,}", titles) == ["NAME", "PROJECT", "SERVER", "DESCRIPTION"]
+    assert [row.split()[0] for row in rows] == sorted(row.split()[0] for row in rows)
+    assert {row.split()[2] for row in rows} == {"time", "git", "notes"}
+    (first, _) = json.loads(cli.ok("get", "tools", "-p", "demo", "--server", "time", "-o", "json"))["items"]
+    assert (first["kind"], first["server"], first["inputSchema"]["type"]) == ("tool", "time", "object")
+    refused = cli.refused("get", "tool", "time__get_current_time", "-p", "demo", code=2)
+    assert refused == "Error: a tool cannot be shown by name: list them with mcpctl get tools -p PROJECT"
+
+
 class Watched:
     """A `get -w`, and the lines that it has printed."""
 

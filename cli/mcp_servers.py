@@ -1,0 +1,115 @@
+"""The `mcpServers` JSON that every MCP client has, as resources of ours."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mcpctl.bus.contracts.catalog import SECRET_MARK, SecretSpec, ServerSpec
+from mcpctl.cli.errors import USAGE, CliError
+from mcpctl.cli.session import checked
+
+KEYS = ("mcpServers", "servers", "mcp_servers")
+"""Where clients keep the servers: Claude, Cursor and most others; VS Code; a few."""
+
+SECRET_WORDS = re.compile(r"key|token|secret|passw|auth|credential|cookie|bearer|session|private", re.IGNORECASE)
+"""A header or variable with such a name is sealed."""
+
+KNOWN = frozenset({"command", "args", "env", "url", "serverUrl", "httpUrl", "type", "transport", "headers"})
+IGNORED = frozenset(
+    {"disabled", "autoApprove", "alwaysAllow", "timeout", "description", "name", "icon", "gallery", "version", "cwd"}
+)
+
+
+@dataclass
+class Taken:
+    """What a client's file becomes. `renamed` are names that could not stay, `left_out` is what we do not have."""
+
+    servers: list[ServerSpec] = field(default_factory=list)
+    secrets: list[SecretSpec] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def take(data: Any, source: str) -> Taken:
+    """Read a client's file. Raises `CliError` that says which server is wrong, never with a value."""
+    found = next((data[key] for key in KEYS if isinstance(data, dict) and isinstance(data.get(key), dict)), None)
+    if found is None:
+        raise CliError(f"{source}: there is no mcpServers object in it", USAGE)
+    if not found:
+        raise CliError(f"{source}: mcpServers is empty", USAGE)
+    taken = Taken()
+    names: dict[str, str] = {}
+    for original, entry in found.items():
+        name = as_label(original)
+        if not name:
+            raise CliError(f"{source}: no name can be made of {original!r}: rename it there", USAGE)
+        if name in names:
+            raise CliError(f"{source}: {names[name]!r} and {original!r} would both be called {name}: rename one", USAGE)
+        names[name] = original
+        if name != original:
+            taken.renamed[original] = name
+        _take_one(taken, name, entry, f"{source}: {original}")
+    return taken
+
+
+def as_label(name: str) -> str:
+    """Return the RFC 1123 label nearest to a name."""
+    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1-\2", name)
+    return re.sub(r"[^a-z0-9]+", "-", spaced.lower()).strip("-")[:63].strip("-")
+
+
+def _take_one(taken: Taken, name: str, entry: Any, where: str) -> None:
+    if not isinstance(entry, dict):
+        raise CliError(f"{where}: a server is an object", USAGE)
+    unknown = set(entry) - KNOWN - IGNORED
+    if unknown:
+        raise CliError(f"{where}: not understood: {', '.join(sorted(unknown))}", USAGE)
+    taken.left_out += [f"{name}: {key}" for key in sorted(entry.keys() & IGNORED) if key not in ("name", "description")]
+    url = next((entry[key] for key in ("url", "serverUrl", "httpUrl") if key in entry), None)
+    kind = entry.get("type") or entry.get("transport")
+    if kind == "sse":
+        raise CliError(f"{where}: the old HTTP+SSE transport is not spoken here: use its Streamable HTTP URL", USAGE)
+    members: dict[str, Any] = {
+        "name": name,
+        "description": _text(entry.get("description", ""), f"{where}: description"),
+    }
+    if len(name) > 20:
+        members["prefix"] = name[:20].strip("-")
+    if url is not None:
+        members |= {"url": _text(url, f"{where}: url"), "headers": _sealed(taken, name, entry, "headers", where)}
+    else:
+        command, args = entry.get("command"), entry.get("args", [])
+        if not isinstance(args, list):
+            raise CliError(f"{where}: args is a list", USAGE)
+        words = [_text(word, f"{where}: command and args") for word in (command, *args)]
+        members |= {"command": tuple(words), "env": _sealed(taken, name, entry, "env", where)}
+    try:
+        taken.servers.append(checked(ServerSpec, **members))
+    except CliError as error:
+        raise CliError(f"{where}: {error}", USAGE) from error
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise CliError(f"{where}: a text is expected", USAGE)
+    return value
+
+
+def _sealed(taken: Taken, server: str, entry: Mapping[str, Any], key: str, where: str) -> dict[str, str]:
+    """Return headers or variables; those that look like secrets are sealed and referred to."""
+    values = entry.get(key) or {}
+    if not isinstance(values, dict):
+        raise CliError(f"{where}: {key} is an object", USAGE)
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        text = _text(value, f"{where}: {key}.{name}")
+        if "${" in text:
+            raise CliError(f"{where}: {key}.{name} refers to a variable of the client: put its value there", USAGE)
+        if not text or not SECRET_WORDS.search(name):
+            found[name] = text
+            continue
+        secret = as_label(f"{server}-{name}")
+        taken.secrets.append(checked(SecretSpec, name=secret, value=text))
+        found[name] = f"{SECRET_MARK}{secret}"
+    return found
