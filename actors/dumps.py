@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Column, LargeBinary, Table, delete, insert, select
+from sqlalchemy import JSON, Boolean, Column, Integer, LargeBinary, String, Table, delete, insert, select
+from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel import Session, SQLModel
 
 from mcpctl.actors.changes import Changing
@@ -26,8 +27,13 @@ LARGEST = 6 * 1024 * 1024
 
 LARGEST_UNPACKED = 512 * 1024 * 1024
 
-TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "dict": (dict, list)}
-"""What a column's Python type (`dict`: JSON) is in a dump."""
+TYPES: tuple[tuple[type[TypeEngine[Any]], tuple[type, ...]], ...] = (
+    (JSON, (dict, list)),
+    (Boolean, (bool,)),
+    (Integer, (int,)),
+    (String, (str,)),
+)
+"""What a column's type is in a dump. (`python_type` says `object` of some, since SQLAlchemy 2.1.)"""
 
 
 async def dump(store: Store, tables: Tables, *, keep: Callable[[str, Row], bool] = lambda _table, _row: True) -> Dump:
@@ -102,6 +108,11 @@ def _value(actor: str, column: "Column[Any]", row: Row) -> Any:
             return base64.b64decode(value, validate=True)
         except binascii.Error:
             value = None
-    if type(value) not in TYPES.get(column.type.python_type.__name__, ()):
+    if type(value) not in _types_of(column):
         raise BadRequest(f"the backup of the {actor} actor has a row of {column.table.name} without {column.name}")
     return value
+
+
+def _types_of(column: "Column[Any]") -> tuple[type, ...]:
+    kind = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
+    return next((types for sql, types in TYPES if isinstance(kind, sql)), ())

@@ -64,7 +64,14 @@ def get(
     output: Annotated[DataFormat, typer.Option("-o", "--output", help="How to print the answer.")] = DataFormat.TABLE,
     context: ContextName = None,
 ) -> None:
-    """Show the newest audit events, oldest first."""
+    """Show the newest audit events, oldest first.
+
+    \b
+    Examples:
+      mcpctl audit get -p demo --outcome deny
+      mcpctl audit get --user ann --since 1d -o json
+      mcpctl audit get -p demo --token ci --tool 'git/*'
+    """  # noqa: D301 - \b keeps the examples' lines apart
     wanted = _filter(token=token, user=user, tool=tool, outcome=outcome, kind=kind, since=since)
     entries = asyncio.run(_query(wanted, project, limit, context))
     if output is not DataFormat.TABLE:
@@ -90,7 +97,13 @@ def tail(
     output: Annotated[TailFormat, typer.Option("-o", "--output", help="How to print each event.")] = TailFormat.TABLE,
     context: ContextName = None,
 ) -> None:
-    """Follow the audit events as they are written to the ledger, until Ctrl-C."""
+    """Follow the audit events as they are written to the ledger, until Ctrl-C.
+
+    \b
+    Examples:
+      mcpctl audit tail -p demo
+      mcpctl audit tail --outcome error -o json
+    """  # noqa: D301 - \b keeps the examples' lines apart
     wanted = _filter(token=token, user=user, tool=tool, outcome=outcome, kind=kind, since=since)
     try:
         asyncio.run(_tail(wanted, project, lines, output, context))

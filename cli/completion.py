@@ -76,11 +76,6 @@ def project_names(ctx: typer.Context, incomplete: str) -> list[str]:
     return _beginning(_names(ctx, "projects"), incomplete)
 
 
-def server_names(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete a server."""
-    return _beginning(_names(ctx, "servers"), incomplete)
-
-
 def _beginning(names: Iterable[str], incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import shlex
-from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -14,40 +12,33 @@ from mcpctl.bus.contracts.catalog import ProjectSpec, ServerSpec
 from mcpctl.bus.contracts.rbac import Definition
 from mcpctl.cli.bindings import as_token_ids, parse_bindings, refuse_old_forms, with_token_ids
 from mcpctl.cli.command_groups import NounGroup
+from mcpctl.cli.create_token import mcptoken, serviceaccount_token
 from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.given import ask_password, assignments, given_secret
-from mcpctl.cli.issuing import Bindings, bound, print_account_token, print_token
 from mcpctl.cli.labels import parse_labels
-from mcpctl.cli.options import ContextName, LabelOption, Output, Project
-from mcpctl.cli.output import Format, TokenFormat, print_data, say
+from mcpctl.cli.options import (
+    ContextName,
+    Description,
+    LabelOption,
+    NewName,
+    OldBindings,
+    OldOperations,
+    Output,
+    Project,
+)
+from mcpctl.cli.output import Format, print_data, say
 from mcpctl.cli.session import checked, session
-from mcpctl.cli.times import parse_ttl
 
 app = typer.Typer(cls=NounGroup, rich_markup_mode=None, add_completion=False)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the new resource.")]
-Description = Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")]
 Groups = Annotated[
     list[str] | None, typer.Option("--group", metavar="GROUP", help="Group to be a member of; repeatable.")
 ]
-Ttl = Annotated[
-    str | None, typer.Option(metavar="TIME", help="How long it works: 30d, 12h, never or ISO 8601 (default: 30d).")
-]
-TokenOutput = Annotated[TokenFormat, typer.Option("-o", "--output", help="How to print it; `token`: the bearer alone.")]
-OldBindings = Annotated[list[str] | None, typer.Option("--binding", hidden=True)]
-OldOperations = Annotated[list[str] | None, typer.Option("--operation", hidden=True)]
-
-
-class Rights(StrEnum):
-    """What an mcptoken begins with, beside its own bindings."""
-
-    EMPTY = "empty"
-    CLONE = "clone"
 
 
 @app.command()
 def project(
-    name: Name,
+    name: NewName,
     servers: Annotated[
         list[str] | None, typer.Option("--server", metavar="SERVER", help="Server that it offers; repeatable.")
     ] = None,
@@ -79,7 +70,7 @@ def project(
 
 @app.command()
 def server(
-    name: Name,
+    name: NewName,
     url: Annotated[str | None, typer.Option(metavar="URL", help="Streamable HTTP endpoint of the server.")] = None,
     header: Annotated[
         list[str] | None,
@@ -127,7 +118,7 @@ def server(
 
 @app.command()
 def secret(
-    name: Name,
+    name: NewName,
     *,
     from_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="File that holds the value (default: stdin).")
@@ -153,7 +144,7 @@ def secret(
 
 @app.command()
 def user(
-    name: Name,
+    name: NewName,
     *,
     groups: Groups = None,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
@@ -175,7 +166,7 @@ def user(
 
 @app.command()
 def group(
-    name: Name,
+    name: NewName,
     members: Annotated[
         list[str] | None,
         typer.Option("--member", metavar="KIND:NAME", help="User:ann, ServiceAccount:ci or Group:devs; repeatable."),
@@ -201,7 +192,7 @@ def group(
 
 @app.command()
 def serviceaccount(
-    name: Name,
+    name: NewName,
     groups: Groups = None,
     description: Description = "",
     labels: LabelOption = None,
@@ -220,7 +211,7 @@ def serviceaccount(
 
 @app.command("rbac")
 def definition(
-    name: Name,
+    name: NewName,
     subjects: Annotated[
         list[str],
         typer.Option("--subject", metavar="KIND:NAME", help="User:ann, Group:devs, McpToken:ci, ...; repeatable."),
@@ -270,86 +261,6 @@ async def _define(granted: Definition, subjects: list[str], context: str | None)
         return await opened.ask(rbac.define, definition=granted.model_copy(update={"subjects": named}))
 
 
-@app.command()
-def mcptoken(
-    name: Name,
-    project: Annotated[str, typer.Option("-p", "--project", metavar="PROJECT", help="Project that it is for.")],
-    bind: Annotated[
-        list[str] | None,
-        typer.Option(metavar="BINDING", help="What it may do: role:run,resource:tools[,name:GLOB]; repeatable."),
-    ] = None,
-    rights: Annotated[
-        Rights, typer.Option("--rbac", help="`clone` adds what you may do in the project now.")
-    ] = Rights.EMPTY,
-    ttl: Ttl = None,
-    description: Description = "",
-    labels: LabelOption = None,
-    *,
-    force: Annotated[bool, typer.Option("--force", help="Replace an active one of that name: it is revoked.")] = False,
-    output: TokenOutput = TokenFormat.TABLE,
-    context: ContextName = None,
-    old_bindings: OldBindings = None,
-    old_operations: OldOperations = None,
-) -> None:
-    """Issue an mcptoken for one project; its bearer is shown once.
-
-    \b
-    Examples:
-      mcpctl create mcptoken agent -p demo --bind role:run,resource:servers
-      mcpctl create mcptoken ci -p demo --bind role:run,resource:tools,name:git/git_log --ttl 12h
-      mcpctl create mcptoken mine -p demo --rbac clone --ttl never --force
-      CI_TOKEN=$(mcpctl create mcptoken ci -p demo --bind role:run,resource:servers -o token)
-    """  # noqa: D301 - \b keeps the examples' lines apart
-    refuse_old_forms("--bind", old_bindings, old_operations)
-    members = {
-        "project": project,
-        "name": name,
-        "labels": parse_labels(labels),
-        "bindings": parse_bindings(bind or ()),
-        "rbac": rights.value,
-        "description": description,
-        "force": force,
-        **parse_ttl(ttl),
-    }
-    issued, bindings = asyncio.run(_issue(members, context))
-    print_token(issued, bindings, output, "created")
-
-
-async def _issue(members: dict[str, Any], context: str | None) -> tuple[token.IssuedToken, Bindings | None]:
-    async with session(context) as opened:
-        issued = await opened.ask(token.issue, **members)
-        return issued, await bound(opened, issued.token)
-
-
-@app.command("serviceaccount-token", hidden=True)
-@app.command("serviceaccounttoken")
-def serviceaccount_token(
-    name: Annotated[str, typer.Argument(metavar="SERVICEACCOUNT", help="Service account that it stands for.")],
-    ttl: Ttl = None,
-    output: TokenOutput = TokenFormat.TABLE,
-    context: ContextName = None,
-) -> None:
-    """Issue a bearer of a service account; it is shown once.
-
-    \b
-    Examples:
-      mcpctl create serviceaccounttoken build
-      BUILD_TOKEN=$(mcpctl create serviceaccounttoken build --ttl 12h -o token)
-    """  # noqa: D301 - \b keeps the examples' lines apart
-    issued = asyncio.run(_ask(token.issue_service_account_token, context, {"name": name, **_seconds(ttl)}))
-    print_account_token(issued, output)
-
-
-def _seconds(ttl: str | None) -> dict[str, int | None]:
-    """Return how long a bearer of a service account works, in the form that its request has."""
-    given = parse_ttl(ttl)
-    if "never_expires" in given:
-        return {"ttl_seconds": None}
-    if "expires_at" in given:
-        return {"ttl_seconds": int((given["expires_at"] - datetime.now(UTC)).total_seconds())}
-    return given
-
-
 def demand_member(option: str, member: str) -> None:
     """Raise `CliError` for a member without its kind."""
     if member.partition(":")[0] not in MEMBER_KINDS or member.endswith(":"):
@@ -386,3 +297,8 @@ def _print_created(noun: str, name: str, created: Any, output: Format) -> None:
 async def _ask(call: Call[Any, Any], context: str | None, members: dict[str, Any]) -> Any:
     async with session(context) as opened:
         return await opened.ask(call, **members)
+
+
+app.command()(mcptoken)
+app.command("serviceaccounttoken")(serviceaccount_token)
+app.command("serviceaccount-token", hidden=True)(serviceaccount_token)

@@ -121,3 +121,17 @@ def demand_project(resource: Resource, project: str | None) -> None:
 def not_found(resource: Resource, name: str, project: str | None) -> CliError:
     where = f' in project "{project}"' if resource.in_project and project else ""
     return CliError(f'{resource.name} "{name}" not found{where}', REFUSED)
+
+
+def parse_selector(text: str | None, names: Sequence[str] | None) -> Selector | None:
+    """Read `-l`. Raises `CliError` where it is none, or stands beside names."""
+    if text is not None and names:
+        raise CliError("give either names or -l", USAGE)
+    return None if text is None else Selector.parse(text)
+
+
+def nothing(wanted: Wanted) -> str:
+    """Return what is said where nothing is found."""
+    where = f" in project {wanted.project}" if wanted.project else ""
+    which = " with these labels" if wanted.selector else ""
+    return f"No {wanted.resource.plural} found{where}{which}."

@@ -17,7 +17,7 @@ class Program(LazyGroup):
     """All commands, in the order of the help."""
 
     table = (
-        Command("get", RESOURCES, "List resources, or show some of them", "mcpctl.cli.verbs:get"),
+        Command("get", RESOURCES, "List resources, or show some of them", "mcpctl.cli.getting:get"),
         Command("describe", RESOURCES, "Show all there is to know about a resource", "mcpctl.cli.verbs:describe"),
         Command("create", RESOURCES, "Create a project, server, mcptoken, user, ...", "mcpctl.cli.create:app"),
         Command("edit", RESOURCES, "Change a resource in $EDITOR, or with --set", "mcpctl.cli.edit:edit"),

@@ -44,3 +44,7 @@ LabelSelector = Annotated[
 LabelOption = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Label of the new resource; repeatable.")
 ]
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the new resource.")]
+Description = Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")]
+OldBindings = Annotated[list[str] | None, typer.Option("--binding", hidden=True)]
+OldOperations = Annotated[list[str] | None, typer.Option("--operation", hidden=True)]

@@ -37,7 +37,14 @@ def up(
     demo: Annotated[bool, typer.Option("--demo", help="Add a project with real servers, and a token for it.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the logs of all parts on stderr too.")] = False,
 ) -> None:
-    """Run nats-server, all actors, a router and a gateway on this machine, until Ctrl-C."""
+    """Run nats-server, all actors, a router and a gateway on this machine, until Ctrl-C.
+
+    \b
+    Examples:
+      mcpctl up
+      mcpctl up --demo
+      mcpctl up --data /srv/mcpctl --http-host 0.0.0.0 --http-port 8080
+    """  # noqa: D301 - \b keeps the examples' lines apart
     from mcpctl.cli import up as installation  # noqa: PLC0415 - `run` and `version` do without
 
     chosen = data or user_data_path("mcpctl")
@@ -55,7 +62,12 @@ def gateway(
     http_host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = None,
     http_port: Annotated[int | None, typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on.")] = None,
 ) -> None:
-    """Run a gateway in this process. What no option says, the environment does (MCPCTL_...)."""
+    """Run a gateway in this process. What no option says, the environment does (MCPCTL_...).
+
+    \b
+    Examples:
+      mcpctl run gateway --nats-url nats://bus:4222 --nats-token-file /run/secrets/gateway --http-port 3200
+    """  # noqa: D301 - \b keeps the examples' lines apart
     _become(
         ["mcpctl.gateway"],
         MCPCTL_NATS_URL=nats_url,
@@ -81,7 +93,13 @@ def actor(
         bool | None, typer.Option(help="Admit gateways that present no credential.", show_default=False)
     ] = None,
 ) -> None:
-    """Run some actors in this process. What no option says, the environment does (MCPCTL_...)."""
+    """Run some actors in this process. What no option says, the environment does (MCPCTL_...).
+
+    \b
+    Examples:
+      mcpctl run actor token rbac catalog session audit --nats-keys keys --data /srv/mcpctl
+      mcpctl run actor router --nats-url nats://bus:4222 --nats-keys keys
+    """  # noqa: D301 - \b keeps the examples' lines apart
     from mcpctl.bus.contract import ACTORS  # noqa: PLC0415 - the other commands do without
 
     unknown = [name for name in names if name not in ACTORS]
@@ -98,7 +116,13 @@ def actor(
 
 
 def version(*, output: Annotated[DataFormat, typer.Option("-o", "--output")] = DataFormat.TABLE) -> None:
-    """Show the version."""
+    """Show the version.
+
+    \b
+    Examples:
+      mcpctl version
+      mcpctl version -o json
+    """  # noqa: D301 - \b keeps the examples' lines apart
     if output is DataFormat.TABLE:
         say(f"mcpctl {mcpctl.__version__}")
     else:

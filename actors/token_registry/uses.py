@@ -30,13 +30,17 @@ class Uses:
 
     @handles(token.used)
     async def used(self, request: token.UsedToken, _caller: Caller) -> Done:
-        """Note a call that a router carried."""
+        """Note what a router carried: in a minute once, but the first call of all in any case."""
         if kind_of(request.bearer) is None:
             return Done()
         sha = digest(request.bearer)
         row = await self._records.read(lambda session: session.get(BearerRow, sha))
-        if row is not None and (row.last_tool is None or not self.is_fresh(row.last_used_at)):
-            self.note(sha, last_gateway=request.gateway, last_tool=request.tool)
+        if row is None:
+            return Done()
+        first_call = request.tool is not None and row.last_tool is None
+        if first_call or not self.is_fresh(row.last_used_at):
+            tool = {} if request.tool is None else {"last_tool": request.tool}
+            self.note(sha, last_gateway=request.gateway, **tool)
         return Done()
 
     def is_fresh(self, last_used: int | None) -> bool:

@@ -116,7 +116,7 @@ class Answering:
         return min(self._settings.upstream_timeout_ms, call.head.budget) / 1000
 
     async def _answer_listed(self, call: Call, access: Access, project: Project, body: bytes) -> Answer:
-        self._uses.note(call, call.head.method)
+        self._uses.note(call)
         event = self._audit.append(call.event("call", "allow", rule="view"))
         return await _after(event, self._list(call, access, project, body))
 

@@ -90,6 +90,13 @@ class Binding(Message):
         text = f"role:{self.role},resource:{self.resource}" + (f",name:{self.name}" if self.name else "")
         return text + (f",when:{_compact(self.when)}" if self.when else "")
 
+    def __eq__(self, other: object) -> bool:
+        # By the text: Python takes true, 1 and 1.0 for the same, a condition does not.
+        return isinstance(other, Binding) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
     def grants(self, verb: str, resource: str, name: str | None, arguments: Mapping[str, Any] | None = None) -> bool:
         """Tell whether this binding alone grants `verb` on the resource (of that name; None means all of them).
 

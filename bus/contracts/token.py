@@ -460,10 +460,10 @@ class DeleteTokenById(Authorized):
 
 
 class UsedToken(Authorized):
-    """Note that a bearer was used: for which tool or method, through which gateway."""
+    """Note that a bearer was used: through which gateway, and for which tool or method, if it was more than a list."""
 
     gateway: str = Field(max_length=200)
-    tool: str = Field(max_length=400)
+    tool: str | None = Field(None, max_length=400)
 
 
 class ApplyPrincipals(Authorized):

@@ -319,7 +319,7 @@ async def test_a_document_of_an_active_token_may_have_a_time_that_is_past(root):
     past = CI.model_copy(update={"expires_at": datetime(2020, 1, 1, tzinfo=UTC)})
 
     assert [item.action for item in (await apply_tokens(root, past)).items] == ["unchanged"]
-    with pytest.raises(BadRequest, match="mcptoken new of project web: .* past"):
+    with pytest.raises(BadRequest, match=r"mcptoken new of project web: .* past"):
         await apply_tokens(root, past.model_copy(update={"name": "new"}))
 
 
@@ -386,7 +386,7 @@ async def test_a_projects_cap_counts_for_documents_too(root):
     await root.create_project("short", max_token_ttl="1d")
 
     applied = await apply_tokens(root, CI.model_copy(update={"project": "short"}))
-    with pytest.raises(Forbidden, match="mcptoken never of project short: .*1d"):
+    with pytest.raises(Forbidden, match=r"mcptoken never of project short: .*1d"):
         await apply_tokens(
             root, CI.model_copy(update={"project": "short", "name": "never", "never_expires": True}), dry_run=True
         )

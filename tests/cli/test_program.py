@@ -55,7 +55,7 @@ def test_the_help_loads_nothing_that_it_does_not_need():
 
 
 def test_a_verb_loads_no_database_and_no_http_server():
-    loaded = modules_after("import mcpctl.cli.session, mcpctl.cli.verbs, mcpctl.cli.resources")
+    loaded = modules_after("import mcpctl.cli.session, mcpctl.cli.verbs, mcpctl.cli.getting, mcpctl.cli.resources")
 
     assert not loaded & set(HEAVY) - {"rich"}  # structlog takes rich where it is installed
 

@@ -219,8 +219,8 @@ def test_a_fault_of_a_request_is_told_in_words(cli):
 
 def test_who_am_i_and_what_may_i_do(cli):
     assert cli.ok("auth", "whoami").startswith("User admin, in admins; the session ends in 1")
-    assert cli.ok("auth", "can-i", "get", "servers", "-p", "demo").startswith("yes: ")
-    assert cli.ok("auth", "can-i", "escalate").startswith("yes: ")
+    assert cli.ok("auth", "can-i", "get", "servers", "-p", "demo").startswith("yes\n")
+    assert cli.ok("auth", "can-i", "escalate").startswith("yes\n")
     assert "verb: must be" in cli.refused("auth", "can-i", "fly", "servers", code=2)
 
 
@@ -233,4 +233,4 @@ def test_no_is_an_answer_with_exit_code_1(cli, tmp_path):
 
     cli.ok("delete", "user", "bob")
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.startswith("no: ")
+    assert done.stdout.startswith("no\n")
