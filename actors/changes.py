@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
-from sqlalchemy import delete, update
+from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, select
 
@@ -62,9 +62,11 @@ class Changing:
         self.recorded.append(Change(seq=counter.seq, kind=kind, key=key, action=action))
 
     def begin_epoch(self) -> None:
-        """Forget all changes so far and number anew: every follower drops what it knows."""
-        self.session.execute(delete(ChangeRow))
-        self.session.execute(update(ChangeCounter).values(epoch=secrets.token_hex(8), seq=0))
+        """Go on under a new epoch: every follower drops what it knows.
+
+        The numbers go on, and the changes so far stay: they tell what was ever removed or revoked.
+        """
+        self.session.execute(update(ChangeCounter).values(epoch=secrets.token_hex(8)))
         self.recorded = []
         self.record("everything", "*", "changed")
 

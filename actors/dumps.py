@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import JSON, Boolean, Column, Integer, LargeBinary, String, Table, delete, insert, select
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.types import TypeDecorator, TypeEngine
 from sqlmodel import Session, SQLModel
 
@@ -27,6 +28,9 @@ LARGEST = 6 * 1024 * 1024
 
 LARGEST_UNPACKED = 512 * 1024 * 1024
 
+LARGEST_NUMBER = 2**63
+"""No column holds a number that is not below."""
+
 TYPES: tuple[tuple[type[TypeEngine[Any]], tuple[type, ...]], ...] = (
     (JSON, (dict, list)),
     (Boolean, (bool,)),
@@ -38,11 +42,13 @@ TYPES: tuple[tuple[type[TypeEngine[Any]], tuple[type, ...]], ...] = (
 
 async def dump(store: Store, tables: Tables, *, keep: Callable[[str, Row], bool] = lambda _table, _row: True) -> Dump:
     """Return all rows of the tables that `keep` wants. Raises `TooLarge`, `Unavailable`."""
-    rows = await store.read(
+
+    def packed_rows(session: Session) -> str:
         # str: the name is a subclass, which orjson takes for no key
-        lambda session: {str(_table(each).name): _rows(session, _table(each), keep) for each in tables}
-    )
-    packed = base64.b64encode(zlib.compress(orjson.dumps(rows), 9)).decode()
+        rows = {str(_table(each).name): _rows(session, _table(each), keep) for each in tables}
+        return base64.b64encode(zlib.compress(orjson.dumps(rows), 9)).decode()
+
+    packed = await store.read(packed_rows)
     if len(packed) > LARGEST:
         raise TooLarge(f"the rows of the {store.actor} actor take {len(packed)} bytes: back the database itself up")
     return Dump(actor=store.actor, revision=store.revision, rows=packed)
@@ -65,16 +71,29 @@ def read(store: Store, found: Dump, tables: Tables) -> dict[str, list[Row]]:
         data = None
     if not isinstance(data, dict):
         raise BadRequest(f"the rows of the {store.actor} actor in the backup are damaged")
+    unknown = sorted(set(data) - {_table(each).name for each in tables})
+    if unknown:
+        raise BadRequest(
+            f"the backup of the {store.actor} actor has rows of {unknown[0]!r}, which is none of its tables"
+        )
     return {_table(each).name: _checked(store.actor, _table(each), data.get(_table(each).name)) for each in tables}
 
 
 def restore(changing: Changing, tables: Tables, rows: Mapping[str, list[Row]]) -> None:
-    """Replace all rows of the tables (in the order of their foreign keys), and begin a new epoch."""
-    for each in reversed(tables):
-        changing.session.execute(delete(_table(each)))
-    for each in tables:
-        if rows[_table(each).name]:
-            changing.session.execute(insert(_table(each)), rows[_table(each).name])
+    """Replace all rows of the tables (in the order of their foreign keys), and begin a new epoch.
+
+    Raises `BadRequest` where rows contradict each other; the caller's transaction ends then, with nothing changed.
+    """
+    try:
+        for each in reversed(tables):
+            changing.session.execute(delete(_table(each)))
+        for each in tables:
+            if rows[_table(each).name]:
+                changing.session.execute(insert(_table(each)), rows[_table(each).name])
+    except (IntegrityError, DataError) as error:
+        raise BadRequest(
+            "rows in the backup contradict each other: one is there twice, or refers to one that is missing"
+        ) from error
     changing.session.expire_all()
     changing.begin_epoch()
 
@@ -96,6 +115,10 @@ def _shown(value: Any) -> Any:
 def _checked(actor: str, table: Table, rows: Any) -> list[Row]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise BadRequest(f"the backup of the {actor} actor has no rows of {table.name}")
+    columns = {column.name for column in table.columns}
+    unknown = sorted({name for row in rows for name in row.keys() - columns})
+    if unknown:
+        raise BadRequest(f"the backup of the {actor} actor has a row of {table.name} with the unknown {unknown[0]!r}")
     return [{column.name: _value(actor, column, row) for column in table.columns} for row in rows]
 
 
@@ -108,7 +131,7 @@ def _value(actor: str, column: "Column[Any]", row: Row) -> Any:
             return base64.b64decode(value, validate=True)
         except binascii.Error:
             value = None
-    if type(value) not in _types_of(column):
+    if type(value) not in _types_of(column) or (type(value) is int and not -LARGEST_NUMBER <= value < LARGEST_NUMBER):
         raise BadRequest(f"the backup of the {actor} actor has a row of {column.table.name} without {column.name}")
     return value
 

@@ -69,6 +69,8 @@ class Condition(Message):
             return isinstance(value, str) and fnmatchcase(value, self.glob)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
+        if isinstance(value, float) and not math.isfinite(value):
+            return False  # 1e400: what a server makes of it is not known
         return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
 
     def covers(self, other: "Condition") -> bool:
@@ -136,8 +138,10 @@ def read_arguments(text: bytes) -> dict[str, Any]:
     """
     try:
         found = json.loads(text or b"{}", object_pairs_hook=_unambiguous)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UnreadableArguments("arguments is no JSON") from error
+    except UnreadableArguments:
+        raise
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits is a ValueError
+        raise UnreadableArguments("arguments is no JSON, or has a number or a nesting beyond measure") from error
     if not isinstance(found, dict):
         raise UnreadableArguments("arguments is not an object")
     return found
@@ -148,7 +152,8 @@ def _unambiguous(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     seen: set[str] = set()
     for name, value in pairs:
         if name.casefold() in seen:
-            raise UnreadableArguments(f"two arguments are called {name[:100]}")
+            shown = name[:100].encode(errors="replace").decode()
+            raise UnreadableArguments(f"two arguments are called {shown}")
         seen.add(name.casefold())
         found[name] = value
     return found

@@ -139,13 +139,11 @@ class _Client(Client):
             return await super().request(*args, **kwargs)
 
 
-async def connect_nats(
-    url: str, *, on_closed: Callable[[], None], tls: ssl.SSLContext | None = None, **options: Any
-) -> Client:
+async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: Any) -> Client:
     """Connect to NATS with the intervals that notice a dead server in two seconds.
 
-    `tls` says which certificates are believed (None: what the system trusts). Raises `Unavailable` where the server
-    cannot be reached or refuses the connection.
+    `options` are nats-py's: who connects, and `tls`, which certificates are believed (else: those that the system
+    trusts). Raises `Unavailable` where the server cannot be reached or refuses the connection.
     """
     client = _Client()
     first_errors: list[Exception] = []
@@ -172,7 +170,6 @@ async def connect_nats(
                 reconnect_time_wait=0.05,  # type: ignore[arg-type]  # seconds; a fraction is taken
                 max_reconnect_attempts=1,
                 allow_reconnect=False,
-                tls=tls,
                 **options,
             )
         if not client.is_connected:  # seen while nobody answers the auth callout: connect() returns all the same

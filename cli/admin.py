@@ -57,22 +57,26 @@ def reset(
         raise CliError(f"{folder.path} has no administrator yet: mcpctl up makes one at its first start")
     password = ask_password(from_stdin=password_stdin, repeat=True)
     context = Context(f"nats://127.0.0.1:{port}")
-    asyncio.run(_reset(context, FirstUser(folder).secret_file, user, password))
+    _reset(context, FirstUser(folder).secret_file, user, password)
     say(f"{user} is an administrator with the new password; log in with")
     say(f"  {_login(folder, context, user)}")
 
 
-async def _reset(context: Context, secret_file: Path, user: str, password: str) -> None:
-    """Show that the data folder can be written, by a one-time secret in it. Raises `CliError`."""
+def _reset(context: Context, secret_file: Path, user: str, password: str) -> None:
+    """Prove by a one-time secret that the data folder can be written. Raises `CliError`."""
     secret = secrets.token_urlsafe(32)
     write_private(secret_file, f"{secret}\n")
     try:
-        async with anonymous(context) as door:
-            await door.ask(token.bootstrap, secret=secret, user=user, password=password)
+        asyncio.run(_ask(context, secret, user, password))
     except BusError as error:
         raise explain(error) from error
     finally:
         secret_file.unlink(missing_ok=True)
+
+
+async def _ask(context: Context, secret: str, user: str, password: str) -> None:
+    async with anonymous(context) as door:
+        await door.ask(token.bootstrap, secret=secret, user=user, password=password)
 
 
 def _login(folder: DataFolder, context: Context, user: str) -> str:

@@ -5,47 +5,68 @@ connection that cancels) is added here. (2025-11-25 and 2026-07-28, basic/transp
 """
 
 import asyncio
+import logging
 import signal
-import sys
-import threading
-from collections.abc import AsyncIterator
+import ssl
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-import msgspec
 import orjson
+import structlog
 import typer
 
 from mcpctl.bus.connection import Tasks, cancel
 from mcpctl.bus.http1 import BodyStream, HttpError, Pool, Response
 from mcpctl.bus.http_head import Url, header_lines
-from mcpctl.bus.mcp_messages import MODERN, PROTOCOL_VERSION
-from mcpctl.bus.mcp_wire import method_line, name_line
-from mcpctl.bus.sse import EventStream
+from mcpctl.bus.mcp_messages import INVALID_REQUEST, PARSE_ERROR
+from mcpctl.bus.sse import EventStream, EventTooLargeError
+from mcpctl.cli.bridge_messages import (
+    ADVICE,
+    SERVER_ERROR,
+    answer_of,
+    failure,
+    is_answer,
+    key_of,
+    stateless_head,
+    version_of,
+)
 from mcpctl.cli.errors import USAGE, CliError
-from mcpctl.cli.gateway import as_agent, endpoint
+from mcpctl.cli.gateway import as_agent, endpoint, trusted
 from mcpctl.cli.options import ContextName
 from mcpctl.cli.output import note
+from mcpctl.cli.stdio_lines import stdin_lines, write_line
 
 FOREVER = 24 * 3600.0
 """Seconds that a call may take: its client decides when to give up."""
+
+PATIENCE = 30.0
+"""Seconds for what has no answer that a client waits for."""
 
 FAREWELL = 2.0
 """Seconds for what still runs when the client has gone."""
 
 LARGEST = 64 * 1024 * 1024
-AT_ONCE = 512
-NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+INITIALIZED = b'{"jsonrpc":"2.0","method":"notifications/initialized"}'
 
-SERVER_ERROR = -32000
-PARSE_ERROR = -32700
 
-ADVICE = {
-    401: "the gateway does not accept the bearer: it is unknown, expired or revoked",
-    403: "this bearer may not use this project",
-    404: "the gateway does not know this session any more: start again",
-    503: "the gateway or a part behind it is away: try again",
-}
+@dataclass(eq=False)
+class Asked:
+    """A request of the client that has no answer yet."""
+
+    message: dict[str, Any]
+    version: str | None
+    """The revision that it names itself: that of a stateless request."""
+    task: asyncio.Task[None] | None = None
+    cancelled: bool = False
+
+    @property
+    def id(self) -> Any:
+        return self.message["id"]
+
+    @property
+    def method(self) -> str:
+        return str(self.message["method"])
 
 
 def mcp(
@@ -55,6 +76,9 @@ def mcp(
     token: Annotated[
         str | None,
         typer.Option(metavar="TOKEN", help="Bearer, or @FILE (default: $MCPCTL_TOKEN, or your login session)."),
+    ] = None,
+    gateway_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="The gateway, such as http://host:3200 (default: the context's).")
     ] = None,
     context: ContextName = None,
 ) -> None:
@@ -68,9 +92,11 @@ def mcp(
     """  # noqa: D301 - \b keeps the examples' lines apart
     if token == "-":  # noqa: S105 - stdin, not a secret
         raise CliError("stdin carries the messages here: give the token by $MCPCTL_TOKEN or @FILE", USAGE)
-    found, bearer = as_agent(context, token)
+    found, bearer = as_agent(context, token, gateway_url)
+    # stdout belongs to the messages, and a library's log would go there
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
-        bridge = Bridge(endpoint(found, project, server), bearer)
+        bridge = Bridge(endpoint(found, project, server), bearer, tls=trusted(found))
     except ValueError as error:
         raise CliError(str(error), USAGE) from error
     asyncio.run(bridge.run())
@@ -79,60 +105,84 @@ def mcp(
 class Bridge:
     """One client on stdin and stdout, one endpoint behind."""
 
-    def __init__(self, url: str, bearer: str) -> None:
+    def __init__(self, url: str, bearer: str, *, tls: ssl.SSLContext | None) -> None:
         """Raise `ValueError` for a URL or bearer that cannot be sent safely."""
         self._url = Url.parse(url)
-        self._pool = Pool(self._url, connect_timeout=5.0, max_body=LARGEST, tls=None)
+        self._pool = Pool(self._url, connect_timeout=5.0, max_body=LARGEST, tls=tls)
         self._fixed = header_lines({"Authorization": f"Bearer {bearer}"})
+        self._hello: Asked | None = None
         self._session = b""
         """Header lines of the legacy session."""
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._tasks = Tasks(AT_ONCE)
+        self._renewing = asyncio.Lock()
+        self._asked: dict[str, Asked] = {}
+        self._tasks = Tasks()
+        self._reading: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Carry messages until the client closes stdin, or SIGTERM."""
-        reading = asyncio.create_task(self._read())
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, reading.cancel)
+        """Carry messages until the client closes stdin or stdout, or SIGTERM."""
+        self._reading = asyncio.create_task(self._read())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._reading.cancel)
         with suppress(asyncio.CancelledError):
-            await reading
+            await self._reading
         await self._tasks.finish(FAREWELL)
         if self._session:
             with suppress(HttpError):
                 await self._exchange(b"DELETE", self._session, None, FAREWELL)
         await self._pool.close()
 
+    def _say(self, message: bytes) -> None:
+        try:
+            write_line(message)
+        except OSError:  # the client has gone
+            if self._reading is not None:
+                self._reading.cancel()
+
+    # --- from the client ---
+
     async def _read(self) -> None:
         async for line in stdin_lines():
             try:
                 message = orjson.loads(line)
             except orjson.JSONDecodeError:
-                message = None
-            if not isinstance(message, dict):
-                say(failure(None, PARSE_ERROR, "a line must be one JSON-RPC message"))
+                self._say(failure(None, PARSE_ERROR, "the line is not JSON"))
                 continue
-            await self._take(message, line)
+            if not isinstance(message, dict) or not isinstance(message.get("method", ""), str):
+                self._say(failure(None, INVALID_REQUEST, "a line must be one JSON-RPC message"))
+            else:
+                await self._take(message, line)
 
     async def _take(self, message: dict[str, Any], line: bytes) -> None:
-        if "method" in message and "id" in message:
-            task = self._tasks.start(self._request(message, line))
-            key = key_of(message["id"])
-            self._running[key] = task
-            task.add_done_callback(lambda _: self._running.pop(key, None))
-            if message["method"] == "initialize":
-                await asyncio.wait({task})  # what follows belongs to its session
+        if "method" not in message or "id" not in message:
+            await self._pass_on(message, line)
             return
-        if message.get("method") == "notifications/cancelled":
-            params = message.get("params")
-            asked = self._running.get(key_of(params.get("requestId"))) if isinstance(params, dict) else None
-            if asked is not None and not self._session:
-                await cancel(asked)  # 2026-07-28: the closed connection says it
+        asked = Asked(message, version_of(message))
+        key = key_of(message["id"])
+        self._asked[key] = asked
+        asked.task = self._tasks.start(self._request(asked, line))
+        asked.task.add_done_callback(lambda _: self._forget(key, asked))
+        if asked.method == "initialize":
+            await asyncio.wait({asked.task})  # what follows belongs to its session
+
+    def _forget(self, key: str, asked: Asked) -> None:
+        if self._asked.get(key) is asked:
+            del self._asked[key]
+
+    async def _pass_on(self, message: dict[str, Any], line: bytes) -> None:
+        """Send what has no answer: a notification, or an answer to the server."""
+        params = message.get("params")
+        if message.get("method") == "notifications/cancelled" and isinstance(params, dict):
+            asked = self._asked.get(key_of(params.get("requestId")))
+            if asked is not None:
+                asked.cancelled = True
+            if asked is not None and asked.version is not None and asked.task is not None:
+                await cancel(asked.task)  # 2026-07-28: the closed connection says it
                 return
-        await self._tell(line)
+        if self._session:  # a stateless request has nothing beside it that a server would wait for
+            await self._tell(line)
 
     async def _tell(self, line: bytes) -> None:
-        """Send what has no answer: a notification, or an answer to the server."""
         try:
-            response = await self._exchange(b"POST", self._session, line, FOREVER)
+            response = await self._exchange(b"POST", self._session, line, PATIENCE)
         except HttpError as error:
             note(f"mcpctl mcp: not delivered: {error}")
             return
@@ -141,50 +191,73 @@ class Bridge:
         elif response.status >= 400:
             note(f"mcpctl mcp: not delivered: {ADVICE.get(response.status, f'HTTP {response.status}')}")
 
-    async def _request(self, message: dict[str, Any], line: bytes) -> None:
-        answered = False
+    # --- to the gateway, and back ---
+
+    async def _request(self, asked: Asked, line: bytes) -> None:
+        """Ask, and write what comes back; whatever happens, a request that nobody cancelled gets an answer."""
         try:
-            response = await self._exchange(b"POST", self._head_of(message), line, FOREVER)
-            if message["method"] == "initialize":
-                self._begin(response, message)
-            if response.stream is not None:
-                answered = await self._relay(response.stream, message["id"])
-            else:
-                say(answer_of(response, message["id"]))
-                answered = True
+            answer = await self._ask(asked, line)
         except HttpError as error:
-            say(failure(message["id"], SERVER_ERROR, f"the gateway cannot be reached: {error}"))
-            return
-        if not answered:
-            say(failure(message["id"], SERVER_ERROR, "the gateway ended the stream without an answer"))
+            answer = failure(asked.id, SERVER_ERROR, f"no answer from the gateway: {error} (see mcpctl status)")
+        except EventTooLargeError as error:
+            answer = failure(asked.id, SERVER_ERROR, str(error))
+        except ValueError as error:  # no header can carry it
+            answer = failure(asked.id, INVALID_REQUEST, str(error))
+        if answer is not None and not asked.cancelled:
+            self._say(answer)
 
-    def _head_of(self, message: dict[str, Any]) -> bytes:
-        """Return the header lines that mirror a message (2026-07-28), or those of the session."""
-        params = message.get("params")
-        meta = params.get("_meta") if isinstance(params, dict) else None
-        version = meta.get(PROTOCOL_VERSION) if isinstance(meta, dict) else None
-        if version != MODERN:
-            return b"" if message["method"] == "initialize" else self._session
-        head = header_lines({"MCP-Protocol-Version": MODERN}) + method_line(message["method"])
-        named = params.get(NAMED_BY.get(message["method"], "")) if isinstance(params, dict) else None
-        return head + (name_line(named) if isinstance(named, str) else b"")
+    async def _ask(self, asked: Asked, line: bytes) -> bytes | None:
+        """Return the answer that is still to be written. Raises `HttpError`, `EventTooLargeError`, `ValueError`."""
+        session = self._session
+        response = await self._post(asked, line)
+        if response.status == 404 and asked.version is None and session and await self._renew(session):
+            response = await self._post(asked, line)
+        if asked.method == "initialize":
+            self._begin(response, asked)
+        if response.stream is None:
+            return answer_of(response, asked.id)
+        if await self._relay(response.stream, asked.id):
+            return None
+        return failure(asked.id, SERVER_ERROR, "the gateway ended the stream without an answer")
 
-    def _begin(self, response: Response, message: dict[str, Any]) -> None:
+    async def _post(self, asked: Asked, line: bytes) -> Response:
+        if asked.version is not None:
+            head = stateless_head(asked.message, asked.version)
+        else:
+            head = b"" if asked.method == "initialize" else self._session
+        return await self._exchange(b"POST", head, line, FOREVER)
+
+    def _begin(self, response: Response, hello: Asked) -> None:
         """Note the session that an answer to `initialize` opens, and listen to what the server says of itself."""
         session = response.header(b"mcp-session-id")
         if not session:
             return
-        params = message.get("params")
+        params = hello.message.get("params")
         version = params.get("protocolVersion") if isinstance(params, dict) else None
         if response.stream is None:
             with suppress(orjson.JSONDecodeError, KeyError, TypeError):
                 version = orjson.loads(response.body)["result"]["protocolVersion"]
+        self._hello = hello
         self._session = header_lines({"Mcp-Session-Id": session.decode("ascii"), "MCP-Protocol-Version": str(version)})
         self._tasks.start(self._listen())
 
+    async def _renew(self, lost: bytes) -> bool:
+        """Open a session in place of one that the gateway has forgotten; its client need not know of it."""
+        async with self._renewing:
+            if self._session != lost or self._hello is None:
+                return bool(self._session)
+            self._session = b""
+            response = await self._exchange(b"POST", b"", orjson.dumps(self._hello.message), PATIENCE)
+            if response.stream is not None:
+                response.stream.abandon()
+            self._begin(response, self._hello)
+            if self._session:
+                await self._tell(INITIALIZED)
+            return bool(self._session)
+
     async def _listen(self) -> None:
         """Relay what comes outside of any request, where the gateway offers it."""
-        with suppress(HttpError):
+        with suppress(HttpError, EventTooLargeError):
             response = await self._exchange(b"GET", self._session, None, FOREVER)
             if response.stream is not None:
                 await self._relay(response.stream, None)
@@ -195,7 +268,7 @@ class Bridge:
         try:
             while chunk := await stream.read():
                 for data in events.feed(chunk):
-                    say(data)
+                    self._say(data)
                     if awaited is not None and is_answer(data, awaited):
                         stream.detach()
                         return True
@@ -214,59 +287,3 @@ class Bridge:
             head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
         deadline = asyncio.get_running_loop().time() + seconds
         return await self._pool.exchange(head + b"\r\n" + (body or b""), deadline)
-
-
-async def stdin_lines() -> AsyncIterator[bytes]:
-    """Yield the lines of stdin that are not empty, until it is closed."""
-    loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[bytes] = asyncio.Queue()
-
-    def read() -> None:
-        with suppress(RuntimeError):  # the loop has ended
-            for line in sys.stdin.buffer:
-                loop.call_soon_threadsafe(lines.put_nowait, line)
-            loop.call_soon_threadsafe(lines.put_nowait, b"")
-
-    threading.Thread(target=read, daemon=True).start()
-    while line := await lines.get():
-        if line.strip():
-            yield line.strip()
-
-
-def say(message: bytes) -> None:
-    """Write a message as one line."""
-    if b"\n" in message or b"\r" in message:
-        with suppress(msgspec.DecodeError):
-            message = msgspec.json.format(message, indent=-1)
-    sys.stdout.buffer.write(message + b"\n")
-    sys.stdout.buffer.flush()
-
-
-def key_of(request_id: object) -> str:
-    return f"{type(request_id).__name__}:{request_id}"
-
-
-def failure(request_id: object, code: int, text: str) -> bytes:
-    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": text}})
-
-
-def answer_of(response: Response, request_id: object) -> bytes:
-    """Return the JSON-RPC message that a whole response is, or stands for."""
-    try:
-        body = orjson.loads(response.body)
-    except orjson.JSONDecodeError:
-        body = None
-    if isinstance(body, dict) and ("result" in body or isinstance(body.get("error"), dict)):
-        if body.get("id") == request_id:
-            return response.body
-        if "error" in body:  # refused before the gateway had read whose it is
-            return orjson.dumps(body | {"id": request_id})
-    return failure(request_id, SERVER_ERROR, ADVICE.get(response.status, f"the gateway answers HTTP {response.status}"))
-
-
-def is_answer(data: bytes, request_id: object) -> bool:
-    try:
-        message = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(message, dict) and "method" not in message and message.get("id") == request_id

@@ -2,21 +2,37 @@
 
 import asyncio
 import json
+import ssl
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
+from mcpctl.bus.mcp_messages import INTERNAL_ERROR, INVALID_PARAMS
 from mcpctl.cli.command_groups import Group
 from mcpctl.cli.endpoint_command import Form, content_lines
 from mcpctl.cli.errors import REFUSED, UNAVAILABLE, USAGE, CliError
-from mcpctl.cli.gateway import as_agent, endpoint
+from mcpctl.cli.explain import humane
+from mcpctl.cli.gateway import as_agent, endpoint, trusted
 from mcpctl.cli.given import json_object, read_text
-from mcpctl.cli.mcp_session import McpErrors, McpSession, explain_mcp
+from mcpctl.cli.mcp_session import McpErrors, McpSession, RpcFault, explain_mcp
 from mcpctl.cli.options import ContextName
 from mcpctl.cli.output import note, plain, say
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Call a tool.")
+
+CODES: dict[object, int] = {INVALID_PARAMS: USAGE, INTERNAL_ERROR: UNAVAILABLE}
+"""Exit codes of JSON-RPC errors; the gateway's internal error is a server, or a part behind it, that is away."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The call; `assigned` are the `NAME=VALUE` that need the tool's schema to be read."""
+
+    tool: str
+    arguments: dict[str, Any]
+    assigned: tuple[str, ...]
 
 
 @app.callback()
@@ -49,6 +65,9 @@ def tool(
         typer.Option(metavar="TOKEN", help="Bearer; - reads stdin, @FILE a file (default: $MCPCTL_TOKEN, or yours)."),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How long to wait.")] = 120.0,
+    gateway_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="The gateway, such as http://host:3200 (default: the context's).")
+    ] = None,
     output: Annotated[Form, typer.Option("-o", "--output", help="How to print the result.")] = Form.TEXT,
     context: ContextName = None,
 ) -> None:
@@ -60,9 +79,11 @@ def tool(
       mcpctl call tool time__convert_time -p demo --args @arguments.json
       MCPCTL_TOKEN=... mcpctl call tool git__git_log -p demo --args '{"repo_path": "."}' -o json
     """  # noqa: D301 - \b keeps the examples' lines apart
-    found, bearer = as_agent(context, token)
-    arguments = _arguments(args)
-    result = asyncio.run(_run(endpoint(found, project, server), bearer, name, arguments, arg or [], timeout))
+    if args == token == "-":
+        raise CliError("stdin cannot be both --args and --token", USAGE)
+    found, bearer = as_agent(context, token, gateway_url)
+    wanted = Wanted(name, _arguments(args), tuple(arg or ()))
+    result = asyncio.run(_run(endpoint(found, project, server), bearer, wanted, timeout, trusted(found)))
     if output is Form.JSON:
         say(json.dumps(result, indent=2, ensure_ascii=False))
     else:
@@ -82,15 +103,16 @@ def _arguments(text: str | None) -> dict[str, Any]:
     return json_object(text, "--args")
 
 
-async def _run(
-    url: str, bearer: str, name: str, arguments: dict[str, Any], assigned: list[str], timeout: float
-) -> dict[str, Any]:
-    session = McpSession(url, bearer, timeout=timeout, on_progress=_show_progress)
+async def _run(url: str, bearer: str, wanted: Wanted, timeout: float, tls: ssl.SSLContext | None) -> dict[str, Any]:
+    session = McpSession(url, bearer, timeout=timeout, on_progress=_show_progress, tls=tls)
     try:
         await session.connect()
         tools, _ = await session.tools()
-        schema: dict[str, Any] = next((tool["inputSchema"] for tool in tools if tool["name"] == name), {})
-        return await session.call(name, arguments | dict(_assignment(text, schema) for text in assigned))
+        schema: dict[str, Any] = next((tool["inputSchema"] for tool in tools if tool["name"] == wanted.tool), {})
+        assigned = dict(_assignment(text, schema) for text in wanted.assigned)
+        return await session.call(wanted.tool, wanted.arguments | assigned)
+    except RpcFault as fault:
+        raise CliError(humane(f"{wanted.tool}: {fault.text}"), CODES.get(fault.rpc_code, REFUSED)) from fault
     except McpErrors as error:
         raise explain_mcp(error, has_token=True, unreachable=UNAVAILABLE) from error
     finally:

@@ -34,7 +34,7 @@ def completion(shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bas
       mcpctl completion zsh > "${fpath[1]}/_mcpctl"
       mcpctl completion fish > ~/.config/fish/completions/mcpctl.fish
     """  # noqa: D301 - \b keeps the examples' lines apart
-    from typer.completion import get_completion_script  # noqa: PLC0415 - completing itself does without
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # noqa: PLC0415 - not in __all__
 
     say(get_completion_script(prog_name="mcpctl", complete_var="_MCPCTL_COMPLETE", shell=shell.value))
 

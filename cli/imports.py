@@ -56,24 +56,30 @@ def mcpservers(
     create_project: Annotated[
         bool, typer.Option("--create-project", help="Create the project where it is missing.")
     ] = False,
+    prefix: Annotated[str, typer.Option(metavar="TEXT", help="Put this before the names of the servers.")] = "",
+    in_clear: Annotated[
+        list[str] | None,
+        typer.Option("--plain", metavar="NAME", help="Variable or header that is no secret; repeatable."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     context: ContextName = None,
 ) -> None:
     """Take over the servers that an MCP client has configured: all of them, or none.
 
-    Headers and variables whose names speak of keys, tokens or passwords are sealed as secrets.
+    Headers and variables that look like secrets, by their names or their values, are sealed; --plain names exceptions.
 
     \b
     Examples:
       mcpctl import mcpservers ~/.cursor/mcp.json -p demo --dry-run
       mcpctl import mcpservers claude_desktop_config.json -p demo --create-project
+      mcpctl import mcpservers .vscode/mcp.json --prefix team- --plain PUBLIC_KEY
     """  # noqa: D301 - \b keeps the examples' lines apart
     text = sys.stdin.read() if file == "-" else read_text(file)
     try:
         data = json.loads(text)
     except ValueError as error:
         raise CliError(f"{file}: no valid JSON ({error})", USAGE) from error
-    taken = take(data, file)
+    taken = take(data, file, prefix=prefix, plain=in_clear or ())
     asyncio.run(_take_over(taken, project, context, create_project=create_project, dry_run=dry_run))
 
 
@@ -90,6 +96,8 @@ async def _take_over(
         note(f"{original} is called {name} here.")
     for what in taken.left_out:
         note(f"Left out, since it has no counterpart here: {what}")
+    for what in taken.in_clear:
+        note(f"Not sealed, and shown to all who may see the server: what looks like a secret in {what}")
     for item in done.items:
         say(_line(item) + (" (dry run)" if dry_run else ""))
 

@@ -1,13 +1,16 @@
 """`mcpctl logs server`: what a stdio server writes to stderr, on every router that runs it."""
 
 import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from mcpctl.bus.contracts import catalog, router
-from mcpctl.bus.contracts.router import LogLine, ServerLog
+from mcpctl.bus.contracts.router import ServerLog
 from mcpctl.bus.errors import BusError, NotFound
 from mcpctl.cli.command_groups import NounGroup
 from mcpctl.cli.errors import UNAVAILABLE, CliError
@@ -16,6 +19,7 @@ from mcpctl.cli.options import ContextName
 from mcpctl.cli.output import note, plain, say
 from mcpctl.cli.resources import find
 from mcpctl.cli.session import Session, checked, session
+from mcpctl.cli.times import parse_duration
 
 app = typer.Typer(cls=NounGroup, rich_markup_mode=None, help="Show what a server writes to stderr.")
 
@@ -42,6 +46,12 @@ def server(
     *,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C.")] = False,
     tail: Annotated[int, typer.Option(min=1, max=2000, metavar="N", help="Newest lines of each router.")] = 200,
+    since: Annotated[
+        str | None, typer.Option(metavar="10m", help="Only lines that are not older: 30s, 10m, 2h, 1d.")
+    ] = None,
+    prefix: Annotated[
+        bool, typer.Option("--prefix", help="Begin each line with its router, of one router too.")
+    ] = False,
     times: Annotated[bool, typer.Option("--timestamps", help="Begin each line with its time (UTC).")] = False,
     context: ContextName = None,
 ) -> None:
@@ -53,23 +63,42 @@ def server(
     Examples:
       mcpctl logs server time
       mcpctl logs server git -f --timestamps
+      mcpctl logs server git --since 10m --tail 50
     """  # noqa: D301 - \b keeps the examples' lines apart
-    asyncio.run(_show(name, tail, context, follow=follow, times=times))
+    earliest = 0 if since is None else int((time.time() - parse_duration(since)) * 1000)
+    asyncio.run(_show(name, tail, context, Shown(earliest, prefix=prefix, times=times), follow=follow))
 
 
-async def _show(name: str, tail: int, context: str | None, *, follow: bool, times: bool) -> None:
+@dataclass(frozen=True)
+class Shown:
+    """Which lines are printed, and how. `earliest` is in milliseconds since 1970."""
+
+    earliest: int
+    prefix: bool
+    times: bool
+
+    def lines(self, logs: list[ServerLog], *, several: bool) -> Iterator[str]:
+        """Yield the lines of all routers in the order of their times."""
+        pairs = ((log, line) for log in logs for line in log.lines if line.at >= self.earliest)
+        for log, line in sorted(pairs, key=lambda pair: (pair[1].at, pair[1].seq)):
+            at = f"{datetime.fromtimestamp(line.at / 1000, UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z " if self.times else ""
+            router_id = f"[{log.router}] " if several or self.prefix else ""
+            yield at + router_id + (plain(line.text) if line.text else "")
+
+
+async def _show(name: str, tail: int, context: str | None, shown: Shown, *, follow: bool) -> None:
     async with session(context) as opened:
         await _demand_log(opened, name)
         logs = await _look(opened, name, {}, tail)
         if not logs:
             raise CliError("no router answers: see mcpctl status", UNAVAILABLE)
-        if not any(log.known for log in logs) and not follow:
+        if not any(log.known for log in logs):
             note(f"No router has started server {name} yet: it is started when it is first used.")
         after: dict[str, int] = {}
         several = len(logs) > 1
         while True:
-            for log, line in _in_order(logs):
-                say(_text(log, line, several=several, times=times))
+            for line in shown.lines(logs, several=several):
+                say(line)
             after |= {log.router: log.lines[-1].seq for log in logs if log.lines}
             if not follow:
                 return
@@ -93,12 +122,3 @@ async def _demand_log(opened: Session, name: str) -> None:
 async def _look(opened: Session, name: str, after: dict[str, int], limit: int) -> list[ServerLog]:
     asked = checked(router.ReadLog, bearer=opened.context.bearer or "", name=name, after=after, limit=limit)
     return await opened.bus.ask_everyone(router.read_log, asked, patience=PATIENCE)
-
-
-def _in_order(logs: list[ServerLog]) -> list[tuple[ServerLog, LogLine]]:
-    return sorted(((log, line) for log in logs for line in log.lines), key=lambda pair: (pair[1].at, pair[1].seq))
-
-
-def _text(log: ServerLog, line: LogLine, *, several: bool, times: bool) -> str:
-    at = f"{datetime.fromtimestamp(line.at / 1000, UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z " if times else ""
-    return at + (f"[{log.router}] " if several else "") + (plain(line.text) if line.text else "")

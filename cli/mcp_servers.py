@@ -1,7 +1,7 @@
 """The `mcpServers` JSON that every MCP client has, as resources of ours."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,17 @@ KEYS = ("mcpServers", "servers", "mcp_servers")
 SECRET_WORDS = re.compile(r"key|token|secret|passw|auth|credential|cookie|bearer|session|private", re.IGNORECASE)
 """A header or variable with such a name is sealed."""
 
+SECRET_VALUES = re.compile(
+    r"(sk|pk|rk)[-_]\S{8}|gh[a-z]_|github_pat_|glpat-|xox[a-z]-|AKIA[0-9A-Z]{12}|eyJ[\w-]{8}|mcpctl_\w+_"
+    r"|(Bearer|Basic) |[a-z+]+://[^/\s:@]*:[^/\s@]+@|(?=.{0,60}\d)(?=.{0,60}[A-Za-z])[\w+=-]{32,}\Z",
+)
+"""A header or variable that begins so is sealed too: what issuers mark, URLs with a password, long random text."""
+
+SECRET_WORD_OF_COMMAND = re.compile(
+    rf"--?[\w-]*({SECRET_WORDS.pattern})[\w-]*(=.|\Z)|[\w-]*({SECRET_WORDS.pattern})[\w-]*=.", re.IGNORECASE
+)
+"""Such a word of a command line says that it, or the next one, is a secret."""
+
 KNOWN = frozenset({"command", "args", "env", "url", "serverUrl", "httpUrl", "type", "transport", "headers"})
 IGNORED = frozenset(
     {"disabled", "autoApprove", "alwaysAllow", "timeout", "description", "name", "icon", "gallery", "version", "cwd"}
@@ -23,25 +34,37 @@ IGNORED = frozenset(
 
 @dataclass
 class Taken:
-    """What a client's file becomes. `renamed` are names that could not stay, `left_out` is what we do not have."""
+    """What a client's file becomes.
+
+    `renamed` are names that could not stay, `left_out` is what we do not have, `in_clear` are servers with what looks
+    like a secret where none can be sealed.
+    """
 
     servers: list[ServerSpec] = field(default_factory=list)
     secrets: list[SecretSpec] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    in_clear: list[str] = field(default_factory=list)
+    plain: frozenset[str] = frozenset()
+    """Headers and variables that stay in clear, whatever they look like."""
 
 
-def take(data: Any, source: str) -> Taken:
-    """Read a client's file. Raises `CliError` that says which server is wrong, never with a value."""
+def take(data: Any, source: str, *, prefix: str = "", plain: Collection[str] = ()) -> Taken:
+    """Read a client's file. Raises `CliError` that says which server is wrong, never with a value.
+
+    `prefix` goes before the names of the servers; `plain` are headers and variables that are not to be sealed.
+    """
+    if isinstance(data, dict) and isinstance(data.get("mcp"), dict):
+        data = data["mcp"]
     found = next((data[key] for key in KEYS if isinstance(data, dict) and isinstance(data.get(key), dict)), None)
     if found is None:
         raise CliError(f"{source}: there is no mcpServers object in it", USAGE)
     if not found:
         raise CliError(f"{source}: mcpServers is empty", USAGE)
-    taken = Taken()
+    taken = Taken(plain=frozenset(plain))
     names: dict[str, str] = {}
     for original, entry in found.items():
-        name = as_label(original)
+        name = as_label(original) and as_label(prefix + original)
         if not name:
             raise CliError(f"{source}: no name can be made of {original!r}: rename it there", USAGE)
         if name in names:
@@ -50,6 +73,11 @@ def take(data: Any, source: str) -> Taken:
         if name != original:
             taken.renamed[original] = name
         _take_one(taken, name, entry, f"{source}: {original}")
+    unused = taken.plain - {
+        key for entry in found.values() for part in ("env", "headers") for key in entry.get(part) or ()
+    }
+    if unused:
+        raise CliError(f"--plain names what is not in {source}: {', '.join(sorted(unused))}", USAGE)
     return taken
 
 
@@ -77,12 +105,16 @@ def _take_one(taken: Taken, name: str, entry: Any, where: str) -> None:
     if len(name) > 20:
         members["prefix"] = name[:20].strip("-")
     if url is not None:
+        if isinstance(url, str) and SECRET_WORDS.search(url.partition("?")[2]):
+            taken.in_clear.append(f"{name}: its url")
         members |= {"url": _text(url, f"{where}: url"), "headers": _sealed(taken, name, entry, "headers", where)}
     else:
         command, args = entry.get("command"), entry.get("args", [])
         if not isinstance(args, list):
             raise CliError(f"{where}: args is a list", USAGE)
         words = [_text(word, f"{where}: command and args") for word in (command, *args)]
+        if any(SECRET_WORD_OF_COMMAND.match(word) or SECRET_VALUES.match(word) for word in words[1:]):
+            taken.in_clear.append(f"{name}: its arguments")
         members |= {"command": tuple(words), "env": _sealed(taken, name, entry, "env", where)}
     try:
         taken.servers.append(checked(ServerSpec, **members))
@@ -106,7 +138,7 @@ def _sealed(taken: Taken, server: str, entry: Mapping[str, Any], key: str, where
         text = _text(value, f"{where}: {key}.{name}")
         if "${" in text:
             raise CliError(f"{where}: {key}.{name} refers to a variable of the client: put its value there", USAGE)
-        if not text or not SECRET_WORDS.search(name):
+        if not text or name in taken.plain or not (SECRET_WORDS.search(name) or SECRET_VALUES.match(text)):
             found[name] = text
             continue
         secret = as_label(f"{server}-{name}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -27,16 +28,34 @@ MOST_PAGES = 1000
 McpErrors = (McpAuthError, McpTransportError, McpSessionLost, McpWireError)
 
 
+class RpcFault(CliError):
+    """The endpoint answered a request with a JSON-RPC error of this code."""
+
+    def __init__(self, method: str, error: dict[str, Any]) -> None:
+        super().__init__(f"{method}: error {error.get('code')}: {error.get('message')}", USAGE)
+        self.rpc_code, self.text = error.get("code"), str(error.get("message"))
+
+
 class McpSession:
-    """One endpoint. `timeout` is for all that is done with it, in seconds. The methods raise `McpErrors`, `CliError`."""
+    """One endpoint. `timeout` is for all that is done with it, in seconds; `tls` says which certificates are believed.
+
+    The methods raise `McpErrors` and `CliError`.
+    """
 
     def __init__(
-        self, url: str, token: str | None, *, timeout: float, era: Era = "auto", on_progress: Callable[[str], None]
+        self,
+        url: str,
+        token: str | None,
+        *,
+        timeout: float,
+        era: Era = "auto",
+        on_progress: Callable[[str], None],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Raise `CliError` for a URL or token that cannot be used."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            self._client = McpHttpClient(url, headers=headers)
+            self._client = McpHttpClient(url, headers=headers, tls=tls)
         except ValueError as error:
             raise CliError(str(error), USAGE) from error
         self._era, self._on_progress = era, on_progress
@@ -87,7 +106,7 @@ class McpSession:
         return result
 
     async def ask(self, method: str, params: dict[str, Any], name: str | None = None) -> dict[str, Any]:
-        """Send one request and return its result. Raises `CliError` for a JSON-RPC error."""
+        """Send one request and return its result. Raises `RpcFault` for a JSON-RPC error."""
         meta: dict[str, Any] = {} if name is None else {"progressToken": "cli"}
         extra = {}
         if self._modern:
@@ -98,8 +117,7 @@ class McpSession:
             method, body, name=name, on_notification=self._heard, timeout=self.left, extra_headers=extra
         )
         if answer.result is None:
-            error = orjson.loads(answer.error or b"{}")
-            raise CliError(f"{method}: error {error.get('code')}: {error.get('message')}", USAGE)
+            raise RpcFault(method, orjson.loads(answer.error or b"{}"))
         result: dict[str, Any] = orjson.loads(answer.result)
         return result
 

@@ -2,22 +2,22 @@
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from sqlmodel import Session
 
-from mcpctl.actors import dumps
 from mcpctl.actors.catalog import applying, projects, runtime, sealed_secrets, servers
-from mcpctl.actors.catalog.rows import TABLES
+from mcpctl.actors.catalog.backup import Backups
 from mcpctl.actors.catalog.sealing import Keyring
 from mcpctl.actors.changes import ChangeFeed
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.actor import Actor, Caller, handles
 from mcpctl.bus.connection import Bus, Publisher
-from mcpctl.bus.contract import Applied, Backup, Changes, Done, Dump, Need, PullChanges, Restore
+from mcpctl.bus.context import traceparent
+from mcpctl.bus.contract import Applied, Changes, Done, Need, PullChanges
 from mcpctl.bus.contracts import catalog, rbac, token
-from mcpctl.bus.errors import Conflict, Forbidden, NotFound
+from mcpctl.bus.errors import BusError, Forbidden, NotFound
 
 SEE_SERVER = Need("view", "servers")
 SEE_SECRET = Need("view", "secrets")
@@ -50,6 +50,7 @@ class Catalog(Actor):
         self._opened.push_async_callback(publisher.close)
         self._feed = ChangeFeed(self._store, publisher, catalog.feed)
         await self._feed.open()
+        self.parts = (Backups(self._store, self._feed, self._keyring),)
 
     async def close(self) -> None:
         await self._opened.aclose()
@@ -135,16 +136,28 @@ class Catalog(Actor):
 
     @handles(catalog.apply)
     async def apply(self, request: catalog.Apply, _caller: Caller) -> Applied:
+        # First of all, since what is wrong with a document depends on what there is.
+        asker = (await self.bus.call(token.resolve, token.ResolveBearer(bearer=request.bearer))).principal
+        try:
+            return await self._apply(request)
+        except BusError as error:
+            outcome = "deny" if error.http_status in (401, 403) else "error"
+            event = {"kind": catalog.apply.name, "outcome": outcome, "detail": str(error), "trace": traceparent()}
+            with suppress(BusError):
+                await self.audit.append(asker.audit_fields | event)
+            raise
+
+    async def _apply(self, request: catalog.Apply) -> Applied:
         plan = await self._store.read(lambda session: applying.plan(session, request, self._keyring))
         verdicts = [await self.authorize(request.bearer, *need) for need in plan.needs()]
-        if not request.dry_run:
-            for outcome in plan.outcomes:
-                if outcome.action == "removed" and outcome.ref.kind == "project":
-                    await self._revoke_tokens(request.bearer, outcome.ref.name)
-        try:
-            await self._feed.write(lambda changing: applying.carry_out(changing, request, plan, self._keyring))
-        except applying.TakenBack:
+        if request.dry_run or plan.removed_projects:
+            with suppress(applying.TakenBack):
+                await self._feed.write(lambda changing: applying.rehearse(changing, request, plan, self._keyring))
+        if request.dry_run:
             return Applied(items=plan.outcomes)
+        for project in plan.removed_projects:
+            await self._revoke_tokens(request.bearer, project)
+        await self._feed.write(lambda changing: applying.carry_out(changing, request, plan, self._keyring))
         for outcome, verdict in zip(plan.outcomes, verdicts, strict=False):
             if outcome.action != "unchanged":
                 kind = f"catalog.{applying.RIGHT[outcome.action]}_{outcome.ref.kind}"
@@ -158,23 +171,6 @@ class Catalog(Actor):
             raise NotFound(f"no project {request.project}")
         found = await self._store.read(lambda session: projects.get(session, request.project))
         return catalog.TokenTerms(max_ttl_seconds=found.spec.max_token_ttl_seconds)
-
-    @handles(catalog.backup)
-    async def backup(self, request: Backup, _caller: Caller) -> Dump:
-        left_out = () if request.secrets else ("secrets", "server_secrets")
-        return await dumps.dump(self._store, TABLES, keep=lambda table, _: table not in left_out)
-
-    @handles(catalog.restore)
-    async def restore(self, request: Restore, _caller: Caller) -> Done:
-        rows = dumps.read(self._store, request.dump, TABLES)
-        for row in rows["secrets"]:
-            if row["key_id"] not in self._keyring:
-                raise Conflict(
-                    f"the backup's secrets are sealed with key {row['key_id']}, which the keyring here does not hold: "
-                    "bring that keyring back, or restore a backup without secrets"
-                )
-        await self._feed.write(lambda changing: dumps.restore(changing, TABLES, rows))
-        return Done()
 
     @handles(catalog.view)
     async def view(self, request: catalog.GetView, _caller: Caller) -> catalog.View:

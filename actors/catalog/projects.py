@@ -70,6 +70,13 @@ def _shown(row: ProjectRow, servers: Sequence[str]) -> catalog.Project:
 
 def create(changing: Changing, spec: catalog.ProjectSpec) -> catalog.Project:
     """Add a project. Raises `Conflict`, `BadRequest`."""
+    add(changing, spec)
+    check_slugs(changing.session, spec.name)
+    return get(changing.session, spec.name)
+
+
+def add(changing: Changing, spec: catalog.ProjectSpec) -> None:
+    """Add a project, whatever the prefixes of its servers. Raises `Conflict`, `BadRequest`."""
     session = changing.session
     if session.get(ProjectRow, spec.name) is not None:
         raise Conflict(f"project {spec.name} exists already")
@@ -79,7 +86,6 @@ def create(changing: Changing, spec: catalog.ProjectSpec) -> catalog.Project:
     session.flush()
     _fill(session, spec)
     changing.record("project", spec.name, "created")
-    return get(session, spec.name)
 
 
 def edit(
@@ -93,17 +99,24 @@ def edit(
     row = find(session, spec.name)
     if revision is not None and revision != row.revision:
         raise Conflict(f"project {spec.name} is at revision {row.revision}, not at {revision}")
-    current = get(session, spec.name)
-    if spec == current.spec:
-        return current
-    if not set(spec.servers) <= {*current.spec.servers, *vouched}:
+    if not set(spec.servers) <= {*members(session, spec.name), *vouched}:
         raise Conflict(f"project {spec.name} was edited at the same time: read it again")
+    replace(changing, spec)
+    check_slugs(session, spec.name)
+    return get(session, spec.name)
+
+
+def replace(changing: Changing, spec: catalog.ProjectSpec) -> None:
+    """Replace a project's specification, whatever the prefixes of its servers. Raises `NotFound` and as `add` does."""
+    session = changing.session
+    row = find(session, spec.name)
+    if spec == get(session, spec.name).spec:
+        return
     row.description, row.labels, row.max_token_ttl = spec.description, spec.labels, spec.max_token_ttl
     session.add(row)
     session.exec(delete(MemberRow).where(col(MemberRow.project) == spec.name))
     _fill(session, spec)
     touch(changing, spec.name)
-    return get(session, spec.name)
 
 
 def _fill(session: Session, spec: catalog.ProjectSpec) -> None:
@@ -115,7 +128,6 @@ def _fill(session: Session, spec: catalog.ProjectSpec) -> None:
     rows = (MemberRow(project=spec.name, server=name, position=place) for place, name in enumerate(spec.servers))
     session.add_all(rows)
     session.flush()
-    check_slugs(session, spec.name)
 
 
 def append(changing: Changing, project: str, server: str) -> None:

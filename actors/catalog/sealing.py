@@ -81,7 +81,7 @@ class Keyring:
             raise Unavailable(f"secret {name} is sealed with key {key_id}, which the keyring does not hold")
         try:
             return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], name.encode()).decode()
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # a nonce that is too short, for one
             raise Unavailable(f"secret {name} cannot be unsealed: its row or its key was changed") from None
 
 

@@ -80,16 +80,23 @@ def edit(changing: Changing, spec: catalog.ServerSpec, revision: int | None) -> 
     row = find(session, spec.name)
     if revision is not None and revision != row.revision:
         raise Conflict(f"server {spec.name} is at revision {row.revision}, not at {revision}")
+    replace(changing, spec)
+    for project in projects.holding(session, spec.name):
+        projects.check_slugs(session, project)
+    return get(session, spec.name)
+
+
+def replace(changing: Changing, spec: catalog.ServerSpec) -> None:
+    """Replace a server's specification, whatever its neighbours' prefixes. Raises `NotFound`, `Conflict`."""
+    session = changing.session
+    row = find(session, spec.name)
     if spec == spec_of(row):
-        return get(session, spec.name)
+        return
     row.spec, row.revision, row.stamp = spec.model_dump_json(), row.revision + 1, new_stamp()
     session.add(row)
     session.flush()
     _refer(session, spec)
-    for project in projects.holding(session, spec.name):
-        projects.check_slugs(session, project)
     record_change(changing, spec.name)
-    return get(session, spec.name)
 
 
 def _refer(session: Session, spec: catalog.ServerSpec) -> None:

@@ -31,17 +31,27 @@ class Definitions:
     @handles(rbac.define)
     async def define(self, request: rbac.Define, _caller: Caller) -> Definition:
         wanted = request.definition
-        if wanted.name.startswith(OF_TOKENS):
-            raise BadRequest(f"names that begin with {OF_TOKENS} are kept for mcptokens: choose another one")
-        await self._policy.demand_ceiling(request.bearer, wanted.project, wanted.bindings)
-        return await self._changes.write(lambda changing: _create(changing, wanted))
+        demand_free_name(wanted.name)
+        asker = await self._policy.principal(request.bearer)
+
+        def define(changing: Changing) -> Definition:
+            self._policy.demand_held(changing.session, asker, wanted.project, wanted.bindings)
+            return create(changing, wanted)
+
+        return await self._changes.write(define)
 
     @handles(rbac.redefine)
     async def redefine(self, request: rbac.Define, _caller: Caller) -> Definition:
-        _demand_not_built_in(request.name)
+        demand_not_built_in(request.name)
         wanted = request.definition
-        await self._policy.demand_ceiling(request.bearer, wanted.project, wanted.bindings)
-        return await self._changes.write(lambda changing: _replace(changing, wanted))
+        asker = await self._policy.principal(request.bearer)
+
+        def redefine(changing: Changing) -> Definition:
+            row = find(changing.session, wanted.name)
+            self._policy.demand_may_change(changing.session, asker, definition_of(changing.session, row), wanted)
+            return replace(changing, row, wanted)
+
+        return await self._changes.write(redefine)
 
     @handles(rbac.list_definitions)
     async def list_all(self, request: rbac.ListDefinitions, _caller: Caller) -> rbac.Definitions:
@@ -54,12 +64,12 @@ class Definitions:
 
     @handles(rbac.get_definition)
     async def get(self, request: rbac.GetDefinition, _caller: Caller) -> Definition:
-        return await self._policy.store.read(lambda session: definition_of(session, _find(session, request.name)))
+        return await self._policy.store.read(lambda session: definition_of(session, find(session, request.name)))
 
     @handles(rbac.delete_definition)
     async def delete(self, request: rbac.DeleteDefinition, _caller: Caller) -> Done:
-        _demand_not_built_in(request.name)
-        await self._changes.write(lambda changing: _remove(changing, _find(changing.session, request.name)))
+        demand_not_built_in(request.name)
+        await self._changes.write(lambda changing: remove(changing, find(changing.session, request.name)))
         return Done()
 
     @handles(rbac.bind_token)
@@ -79,9 +89,7 @@ class Definitions:
             if bindings:
                 subject = f"McpToken:{request.sha}"
                 name = OF_TOKENS + request.sha[:32]
-                _create(
-                    changing, Definition(name=name, project=request.project, subjects=(subject,), bindings=bindings)
-                )
+                create(changing, Definition(name=name, project=request.project, subjects=(subject,), bindings=bindings))
             return rbac.Bindings(bindings=bindings)
 
         return await self._changes.write(bind)
@@ -109,19 +117,28 @@ class Definitions:
         return row.project if row is not None else None
 
 
-def _find(session: Session, name: str) -> DefinitionRow:
+def find(session: Session, name: str) -> DefinitionRow:
+    """Return a definition's row. Raises `NotFound`."""
     row = session.get(DefinitionRow, name)
     if row is None:
         raise NotFound(f"there is no definition {name}")
     return row
 
 
-def _demand_not_built_in(name: str) -> None:
+def demand_free_name(name: str) -> None:
+    """Raise `BadRequest` for a name that nobody gives to a definition of his own."""
+    if name.startswith(OF_TOKENS):
+        raise BadRequest(f"names that begin with {OF_TOKENS} are kept for mcptokens: choose another one")
+
+
+def demand_not_built_in(name: str) -> None:
+    """Raise `Conflict` for the definition that stays as it is."""
     if name == ADMINS:
         raise Conflict(f"the definition {ADMINS} is built in: it can be neither changed nor deleted")
 
 
-def _create(changing: Changing, wanted: Definition) -> Definition:
+def create(changing: Changing, wanted: Definition) -> Definition:
+    """Create a definition. Raises `Conflict` where there is one of that name."""
     if changing.session.get(DefinitionRow, wanted.name) is not None:
         raise Conflict(f"there is a definition {wanted.name} already: edit it, or choose another name")
     row = DefinitionRow(name=wanted.name, labels=dict(wanted.labels), project=wanted.project, bindings=_texts(wanted))
@@ -132,10 +149,9 @@ def _create(changing: Changing, wanted: Definition) -> Definition:
     return definition_of(changing.session, row)
 
 
-def _replace(changing: Changing, wanted: Definition) -> Definition:
-    row = _find(changing.session, wanted.name)
-    if row.project != wanted.project:
-        raise Conflict(f"the project of definition {wanted.name} cannot be changed: delete it and define it anew")
+def replace(changing: Changing, row: DefinitionRow, wanted: Definition) -> Definition:
+    """Change a definition. Raises `Conflict` for another project."""
+    demand_same_project(row, wanted)
     row.labels, row.bindings = dict(wanted.labels), _texts(wanted)
     changing.session.add(row)
     changing.session.exec(delete(SubjectRow).where(col(SubjectRow.definition) == row.name))
@@ -144,7 +160,14 @@ def _replace(changing: Changing, wanted: Definition) -> Definition:
     return definition_of(changing.session, row)
 
 
-def _remove(changing: Changing, row: DefinitionRow) -> None:
+def demand_same_project(row: DefinitionRow, wanted: Definition) -> None:
+    """Raise `Conflict` where a definition is to move to another project."""
+    if row.project != wanted.project:
+        raise Conflict(f"the project of definition {wanted.name} cannot be changed: delete it and define it anew")
+
+
+def remove(changing: Changing, row: DefinitionRow) -> None:
+    """Delete a definition with its subjects."""
     changing.session.exec(delete(SubjectRow).where(col(SubjectRow.definition) == row.name))
     changing.session.delete(row)
     changing.record("definition", row.name, "removed")
@@ -158,7 +181,7 @@ def _unbind(changing: Changing, subjects: Sequence[str]) -> None:
         changing.session.exec(delete(SubjectRow).where(*gone))
         left = changing.session.exec(select(SubjectRow).where(col(SubjectRow.definition) == row.name)).first()
         if left is None:
-            _remove(changing, row)
+            remove(changing, row)
         else:
             changing.record("definition", row.name, "changed")
 

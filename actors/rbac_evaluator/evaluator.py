@@ -1,12 +1,15 @@
 """The RbacEvaluator: its parts, put together."""
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import ClassVar
 
 from mcpctl.actors.changes import ChangeFeed
-from mcpctl.actors.rbac_evaluator.decisions import Question
+from mcpctl.actors.rbac_evaluator.applying import Applying
+from mcpctl.actors.rbac_evaluator.backup import Backups
 from mcpctl.actors.rbac_evaluator.definitions import Definitions
 from mcpctl.actors.rbac_evaluator.policy import Policy
+from mcpctl.actors.rbac_evaluator.questions import Question
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.actor import Actor, Caller, handles
@@ -19,7 +22,7 @@ class RbacEvaluator(Actor):
     """Decides who may do what, with the reason; whatever no definition grants is denied."""
 
     role: ClassVar[Role] = "rbac"
-    audited: ClassVar[frozenset[str]] = frozenset({"define", "redefine", "delete", "bind_token"})
+    audited: ClassVar[frozenset[str]] = frozenset({"define", "redefine", "delete", "bind_token", "backup", "restore"})
 
     def __init__(self, bus: Bus, settings: ActorSettings) -> None:
         super().__init__(bus)
@@ -38,7 +41,11 @@ class RbacEvaluator(Actor):
         await self._changes.open()
         self._policy = Policy(store, self.bus)
         self._definitions = Definitions(self._policy, self._changes)
-        self.parts = (self._definitions,)
+        self.parts = (
+            self._definitions,
+            Applying(self._policy, self._changes, self.audit),
+            Backups(store, self._changes),
+        )
 
     async def close(self) -> None:
         await self._opened.aclose()
@@ -49,8 +56,10 @@ class RbacEvaluator(Actor):
 
     @handles(rbac.check)
     async def check(self, request: rbac.Check, _caller: Caller) -> rbac.Verdict:
-        question = Question(request.verb, request.resource, request.name, request.project, request.action)
-        return await self._decide(request.bearer, question)
+        question = Question(
+            request.verb, request.resource, request.name, request.project, request.action, request.arguments
+        )
+        return await self._decide(request.bearer, question, request.subject)
 
     @handles(rbac.scope)
     async def scope(self, request: rbac.GetScope, _caller: Caller) -> rbac.ScopeOf:
@@ -66,8 +75,9 @@ class RbacEvaluator(Actor):
     async def pull(self, request: PullChanges, _caller: Caller) -> Changes:
         return await self._changes.pull(request)
 
-    async def _decide(self, bearer: str, question: Question) -> rbac.Verdict:
+    async def _decide(self, bearer: str, question: Question, subject: str | None = None) -> rbac.Verdict:
         if question.resource == "rbac" and question.project is None and question.name and question.verb != "create":
-            project = await self._definitions.project_of(question.name)
-            question = Question(question.verb, question.resource, question.name, project, question.action)
+            question = replace(question, project=await self._definitions.project_of(question.name))
+        if subject is not None:
+            return await self._policy.decide_for(bearer, subject, question)
         return await self._policy.decide(bearer, question)

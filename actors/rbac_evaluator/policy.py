@@ -7,9 +7,7 @@ from sqlmodel import Session
 
 from mcpctl.actors.changes import position
 from mcpctl.actors.rbac_evaluator.decisions import (
-    Grant,
     Layer,
-    Question,
     describe,
     judge,
     layers_of,
@@ -17,11 +15,13 @@ from mcpctl.actors.rbac_evaluator.decisions import (
     subjects_of,
     verdict,
 )
+from mcpctl.actors.rbac_evaluator.nearest import Grant
+from mcpctl.actors.rbac_evaluator.questions import Question
 from mcpctl.actors.rbac_evaluator.rows import bindings_of, naming
 from mcpctl.actors.storage import Store
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts import token
-from mcpctl.bus.contracts.rbac import ADMINS, Binding, ScopeOf, Verdict
+from mcpctl.bus.contracts.rbac import ADMINS, Binding, Definition, ScopeOf, Verdict
 from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import Forbidden
 
@@ -42,12 +42,28 @@ class Policy:
         return (await self.resolve(bearer)).principal
 
     async def decide(self, bearer: str, question: Question) -> Verdict:
-        principal = (await self.resolve(bearer)).principal
+        """Return the verdict on the bearer's own right. Raises `Unauthenticated`."""
+        principal = await self.principal(bearer)
+        return await self.store.read(lambda session: self.judge(session, principal, question))
+
+    async def decide_for(self, bearer: str, subject: str, question: Question) -> Verdict:
+        """Return the verdict on the right of another, with all that led to it, for one who may impersonate.
+
+        Raises `Forbidden`, and what `token.find_principal` raises for a subject that stands for nobody.
+        """
+        asker = await self.principal(bearer)
+        asked = token.FindPrincipal(bearer=bearer, subject=subject, project=question.project)
+        principal = (await self.bus.call(token.find_principal, asked)).principal
+        # What its owner holds is not for an mcptoken to know, whoever's rights it may take.
+        all_shown = asker.kind != "McpToken"
+        return await self.store.read(lambda session: self.judge(session, principal, question, all_shown=all_shown))
+
+    def judge(self, session: Session, principal: Principal, question: Question, *, all_shown: bool = False) -> Verdict:
+        """Return the verdict on a principal's right, as of this session."""
         if _is_elsewhere(principal, question.project):
             reason = f"{describe(principal)} may not {question}: it acts only inside project {principal.project}"
             return verdict(principal, allowed=False, reason=reason)
-        layers = await self.store.read(lambda session: _layers(session, principal, question.project))
-        allowed, reason = judge(layers, question)
+        allowed, reason = judge(_layers(session, principal, question.project, all_shown=all_shown), question)
         return verdict(principal, allowed=allowed, reason=reason)
 
     async def scope(self, bearer: str, project: str) -> ScopeOf:
@@ -81,6 +97,16 @@ class Policy:
         """Raise `Forbidden`, naming the binding, where a principal does not hold all that it gives in a project."""
         _demand(principal, _layers(session, principal, project), project, bindings)
 
+    def demand_may_change(self, session: Session, principal: Principal, was: Definition, wanted: Definition) -> None:
+        """Raise `Forbidden`, naming the binding, where a change gives anybody what a principal does not hold.
+
+        A new subject is given all bindings, those that are there are given the new ones; to take away gives nothing.
+        """
+        given: Iterable[Binding] = wanted.bindings
+        if set(wanted.subjects) <= set(was.subjects):
+            given = [new for new in wanted.bindings if not any(old.covers(new) for old in was.bindings)]
+        self.demand_held(session, principal, wanted.project, given)
+
     async def demand_ceiling(self, bearer: str, project: str | None, bindings: tuple[Binding, ...]) -> None:
         """Raise `Forbidden`, naming the binding, where the bearer's holder does not hold all that it gives."""
         principal = await self.principal(bearer)
@@ -108,9 +134,11 @@ def _is_elsewhere(principal: Principal, project: str | None) -> bool:
     return principal.kind == "McpToken" and principal.project != project
 
 
-def _layers(session: Session, principal: Principal, project: str | None) -> tuple[Layer, ...]:
+def _layers(
+    session: Session, principal: Principal, project: str | None, *, all_shown: bool = False
+) -> tuple[Layer, ...]:
     if _is_elsewhere(principal, project):
-        return (Layer(describe(principal), own=True),)
+        return (Layer(describe(principal), shown=True),)
     subjects = subjects_of(principal)
     if principal.kind == "McpToken":
         subjects += [f"McpToken:{sha}" for sha in (principal.sha, *principal.parents)]
@@ -120,16 +148,16 @@ def _layers(session: Session, principal: Principal, project: str | None) -> tupl
         if row.project in (None, project)
         for binding in bindings_of(row)
     ]
-    return layers_of(principal, grants)
+    return layers_of(principal, grants, all_shown=all_shown)
 
 
 def _demand(principal: Principal, layers: tuple[Layer, ...], project: str | None, bindings: Iterable[Binding]) -> None:
     if scope_of(layers).may_operate("escalate"):
         return
-    name = describe(principal)
+    name, own = describe(principal), layers[0]
     where = f"in project {project}" if project else "outside all projects"
     for binding in bindings:
         for layer in layers:
             if not any(grant.binding.covers(binding) for grant in layer.grants):
-                lacks = name if layer.own else f"{layer.holder} (which bounds {name})"
+                lacks = name if layer is own else f"{layer.holder} (which bounds {name})"
                 raise Forbidden(f"{lacks} does not hold {binding} {where}, and so {name} cannot give it")

@@ -29,6 +29,9 @@ class SubjectRow(SQLModel, table=True):
 TABLES: tuple[type[SQLModel], ...] = (DefinitionRow, SubjectRow)
 """What a backup holds."""
 
+BUILT_IN = ["role:edit,resource:*", "role:run,resource:*", "action:*"]
+"""The bindings of the definition `admins`, which the first migration writes."""
+
 OF_TOKENS = "mcptoken-"
 """Begins the names of the definitions that hold mcptokens' own bindings."""
 

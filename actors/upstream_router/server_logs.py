@@ -6,7 +6,9 @@ from itertools import islice
 
 from mcpctl.bus.actor import Caller, event_of, handles
 from mcpctl.bus.auditing import AuditWriter
+from mcpctl.bus.context import traceparent
 from mcpctl.bus.contracts import router
+from mcpctl.bus.contracts.rbac import Verdict
 from mcpctl.bus.contracts.router import LogLine
 
 LINES = 2000
@@ -15,20 +17,34 @@ LINES = 2000
 LONGEST = 2000
 """Characters kept of a line."""
 
+LARGEST = 256 * 1024
+"""Characters kept of a server, all lines together: they fit into one message, however they are escaped there."""
+
 SERVERS = 500
-"""Servers of which lines are kept: those that wrote last."""
+"""Servers of which lines are kept: those that were started last."""
+
+NOTED_FOR = 600.0
+"""Seconds for which one event stands for all looks of a reader at a log."""
+
+READERS = 1000
+"""Readers that are remembered, each with one log."""
 
 
 class ServerLog:
-    """The newest lines of one server, whichever of its processes wrote them."""
+    """The newest lines of one server, whichever of its processes wrote them; their numbers begin after `seq`."""
 
-    def __init__(self) -> None:
-        self._lines: deque[LogLine] = deque(maxlen=LINES)
-        self._seq = 0
+    def __init__(self, seq: int = 0) -> None:
+        self._lines: deque[LogLine] = deque()
+        self._size = 0
+        self.seq = seq
 
     def write(self, text: str) -> None:
-        self._seq += 1
-        self._lines.append(LogLine(seq=self._seq, at=time.time_ns() // 1_000_000, text=text[:LONGEST]))
+        self.seq += 1
+        line = LogLine(seq=self.seq, at=time.time_ns() // 1_000_000, text=text[:LONGEST])
+        self._lines.append(line)
+        self._size += len(line.text)
+        while len(self._lines) > LINES or self._size > LARGEST:
+            self._size -= len(self._lines.popleft().text)
 
     def newest(self, after: int, limit: int) -> tuple[LogLine, ...]:
         """Return the newest lines after a number, the oldest first."""
@@ -42,22 +58,33 @@ class ServerLogs:
     def __init__(self, router_id: str, audit: AuditWriter) -> None:
         self._router, self._audit = router_id, audit
         self._logs: OrderedDict[str, ServerLog] = OrderedDict()
+        self._forgotten = 0
+        """The highest number of a log that was given up: a reader may have it as its cursor."""
+        self._noted: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def of(self, server: str) -> ServerLog:
         """Return the log of a server that is being started."""
-        log = self._logs.setdefault(server, ServerLog())
+        log = self._logs.setdefault(server, ServerLog(self._forgotten))
         self._logs.move_to_end(server)
         while len(self._logs) > SERVERS:
-            self._logs.popitem(last=False)
+            self._forgotten = max(self._forgotten, self._logs.popitem(last=False)[1].seq)
         return log
 
     @handles(router.read_log)
     async def read(self, request: router.ReadLog, caller: Caller) -> router.ServerLog:
-        if not request.after:  # a follower asks every second: once is enough to know who reads it
-            await self._audit.append(
-                event_of(caller.authority)
-                | {"kind": "router.read_log", "outcome": "allow", "server": request.name, "router": self._router}
-            )
+        await self._note(request.name, caller.authority)
         log = self._logs.get(request.name)
         lines = () if log is None else log.newest(request.after.get(self._router, 0), request.limit)
         return router.ServerLog(router=self._router, known=log is not None, lines=lines)
+
+    async def _note(self, server: str, reader: Verdict) -> None:
+        """Leave the event that a log was read; a follower asks every second, which is one look."""
+        look, now = (reader.sha, server), time.monotonic()
+        if now - self._noted.get(look, -NOTED_FOR) < NOTED_FOR:
+            return
+        event = {"kind": router.read_log.name, "outcome": "allow", "server": server, "rule": reader.reason}
+        await self._audit.append(event_of(reader) | event | {"router": self._router, "trace": traceparent()})
+        self._noted[look] = now
+        self._noted.move_to_end(look)
+        while len(self._noted) > READERS:
+            self._noted.popitem(last=False)

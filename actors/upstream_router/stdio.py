@@ -39,6 +39,9 @@ log = structlog.get_logger()
 Notify = Callable[[str, bytes], None]
 
 LONGEST_LINE = 64 * 1024 * 1024
+LONGEST_SAID = 8192
+"""Bytes that are heard of a line on stderr."""
+
 PROBE_SECONDS = 3.0
 STOP_SECONDS = 2.0
 LAST_WORDS = 0.5
@@ -116,6 +119,11 @@ class StdioClient:
             raise McpWireError("the server speaks no MCP revision that is known here")
         hello = {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": msgspec.Raw(IMPLEMENTATION)}
         answer = await self._ask("initialize", encode(hello))
+        if answer.result is None and _serves_modern(answer.error or b"{}"):
+            # It was slow to start, and has read the probe that nobody waits for any more: that decided its era.
+            answer = await self._ask("server/discover", b'{"_meta":{' + MODERN_MEMBERS + b"}}")
+            if answer.result is not None:
+                return ServerInfo(era="modern", version=MODERN, result=answer.result)
         if answer.result is None:
             raise McpWireError("the server refused initialize")
         version = str(decode_value(answer.result).get("protocolVersion"))
@@ -260,14 +268,14 @@ class StdioClient:
 
     async def _read_stderr(self) -> None:
         assert self._process is not None and self._process.stderr is not None  # noqa: PT018, S101 - set before the start
-        while True:
-            try:
-                line = await self._process.stderr.readline()
-            except ValueError:
-                continue
-            if not line:
-                return
-            self._say(line.decode(errors="replace").rstrip())
+        rest = b""
+        while chunk := await self._process.stderr.read(65536):
+            *lines, rest = (rest + chunk).split(b"\n")
+            rest = rest[:LONGEST_SAID]  # whatever comes until the line ends
+            for line in lines:
+                self._say(line[:LONGEST_SAID].decode(errors="replace").rstrip())
+        if rest:
+            self._say(rest.decode(errors="replace").rstrip())
 
     def _ended(self) -> str:
         # What it said on stderr is for operators: it may hold secrets, and callers read this text.
@@ -300,9 +308,19 @@ class StdioClient:
 
 def _only_newer(error: bytes) -> bool:
     """Tell whether an error says that only revisions are served of which none is known here."""
+    served = _revisions_served(error)
+    return served is not None and not set(served) & {MODERN, *LEGACY}
+
+
+def _serves_modern(error: bytes) -> bool:
+    return MODERN in (_revisions_served(error) or ())
+
+
+def _revisions_served(error: bytes) -> list[str] | None:
+    """Return the revisions that an error names as those that are served; None where it is about something else."""
     fault = decode_value(error)
     if not isinstance(fault, dict) or fault.get("code") != UNSUPPORTED_VERSION:
-        return False
+        return None
     data = fault.get("data")
     supported = data.get("supported") if isinstance(data, dict) else None
-    return isinstance(supported, list) and not set(supported) & {MODERN, *LEGACY}
+    return [str(revision) for revision in supported] if isinstance(supported, list) else None

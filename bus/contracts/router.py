@@ -9,7 +9,8 @@ from mcpctl.bus.names import Label
 class ReadLog(Authorized):
     """Show what a stdio server wrote to stderr, as far as this router has it.
 
-    Every router answers. `after` holds for each router, by its id, the number of the last line that is known already.
+    Every router answers with its newest `limit` lines: ask by `Bus.ask_everyone`. Who follows a log asks again each
+    second; `after` holds for each router, by its id, the number of the last line that is known already.
     """
 
     name: Label

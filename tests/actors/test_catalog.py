@@ -29,11 +29,14 @@ def project(name, *servers, **fields):
 
 
 @pytest.fixture
-async def actor(plane):
-    actor = Catalog(await plane.actor("catalog"), plane.settings)
-    await actor.start()
-    yield actor
-    await actor.stop()
+async def root(plane):
+    """The first user, in a Catalog that is empty."""
+    return await plane.bootstrap()
+
+
+@pytest.fixture
+def actor(plane):
+    return plane.catalog
 
 
 @pytest.fixture
@@ -386,11 +389,14 @@ async def refusal(router, bearer, name):
     return str(refused.value)
 
 
-async def test_every_refusal_reads_the_same_whatever_its_reason(router, web, root, user, plane):
+async def test_every_refusal_reads_the_same_whatever_its_reason(router, web, root, user):
     await root.ask(catalog.create_project, spec=project("shop", "git"))
     stranger = await user("bob")
     viewer_of_another = await user("ann", "role:view,resource:projects,name:web")
+    without = await root.ask(catalog.backup)
+    await root.ask(catalog.create_project, spec=project("nowhere"))
     dead_end = (await root.issue("nowhere", "lost")).bearer
+    await root.ask(catalog.restore, dump=without)
 
     texts = {
         "token of another project": await refusal(router, web, "shop"),
@@ -431,7 +437,7 @@ async def test_a_server_outside_the_project_is_not_unsealed(router, web, root):
 
 async def test_a_tampered_secret_is_not_unsealed(router, web, plane):
     with sqlite3.connect(plane.settings.data_dir / "sql" / "catalog.sqlite") as database:
-        database.execute("INSERT INTO secrets SELECT 'other', key_id, sealed, stamp, 0, 0 FROM secrets")
+        database.execute("INSERT INTO secrets SELECT 'other', key_id, sealed, stamp, 0, 0, '{}' FROM secrets")
         database.execute("UPDATE server_secrets SET secret = 'other' WHERE server = 'git'")
         database.execute("UPDATE servers SET spec = replace(spec, 'secret:key', 'secret:other') WHERE name = 'git'")
     database.close()

@@ -2,18 +2,21 @@
 
 import base64
 import json
+import shutil
 import zlib
 
 import pytest
 
+from mcpctl.actors.catalog import Catalog
+from mcpctl.actors.catalog.sealing import Keyring
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.contract import Ref
 from mcpctl.bus.contracts import catalog, token
-from mcpctl.bus.errors import BadRequest, Conflict, Forbidden, NotFound
+from mcpctl.bus.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthenticated
 from tests.actors import test_catalog
 from tests.actors.test_catalog import http, project, pulled, recorded, start_of_feed
 
-actor, router, user = test_catalog.actor, test_catalog.router, test_catalog.user
+root, actor, router, user = test_catalog.root, test_catalog.actor, test_catalog.router, test_catalog.user
 
 SECRET = catalog.SecretSpec(name="key", value="hunter2")
 SERVER = http("git", headers={"authorization": "secret:key"})
@@ -86,6 +89,35 @@ async def test_an_error_in_the_last_document_changes_nothing(actor, root, dry_ru
     assert (await root.ask(catalog.list_secrets)).items == ()
 
 
+async def test_prefixes_may_be_swapped_and_handed_on(actor, root):
+    await apply(root, http("a", prefix="x"), http("b", prefix="y"), project("web", "a", "b"), project("shop", "b", "a"))
+
+    await apply(root, http("a", prefix="y"), http("b", prefix="x"))
+    await apply(root, http("c", prefix="y"), project("web", "b", "c"))
+
+    assert (await root.ask(catalog.get_project, name="web")).spec.servers == ("b", "c")
+    with pytest.raises(Conflict, match="would both name their tools x__"):
+        await apply(root, http("c", prefix="x"), http("other"))
+    assert [item.spec.name for item in (await root.ask(catalog.list_servers)).items] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("documents", "remove", "said"),
+    [
+        ([project("web"), project("web", description="other")], [], "project web is named twice"),
+        ([project("web")], [("project", "web")], "project web is named twice"),
+        ([], [("project", "web"), ("project", "web")], "project web is named twice"),
+        ([], [("user", "ann")], "a user cannot be removed here"),
+        ([], [("server", "nowhere")], "no server nowhere"),
+    ],
+)
+async def test_documents_that_contradict_each_other_are_refused(actor, root, documents, remove, said):
+    await apply(root, project("web"))
+
+    with pytest.raises((BadRequest, NotFound), match=said):
+        await apply(root, *documents, remove=remove)
+
+
 async def test_a_secret_that_is_not_there_needs_a_value(actor, root):
     with pytest.raises(BadRequest, match="secret key does not exist yet: give it a value"):
         await apply(root, catalog.SecretSpec(name="key"))
@@ -109,6 +141,19 @@ async def test_a_sealed_value_opens_only_under_its_own_name(actor, root):
 
     with pytest.raises(BadRequest, match="the sealed value of secret thief cannot be opened here"):
         await apply(root, catalog.SecretSpec(name="thief", sealed=item.before["sealed"]))
+
+
+@pytest.mark.parametrize("sealed", ["", ".", "{key}", "{key}.", "{key}.AAAA", "{key}.no Base64", "other.AAAA"])
+async def test_what_is_no_sealed_value_is_refused(actor, root, plane, sealed):
+    key = Keyring.open(plane.settings.data_dir / "keys" / "sealing.json", create=False).current
+
+    with pytest.raises(BadRequest, match="the sealed value of secret key cannot be opened here"):
+        await apply(root, catalog.SecretSpec(name="key", sealed=sealed.format(key=key)))
+
+
+async def test_a_secret_comes_from_one_of_value_and_sealed(actor, root):
+    with pytest.raises(BadRequest, match="both a value and a sealed one"):
+        await apply(root, catalog.SecretSpec(name="key", value="x", sealed="y"))
 
 
 async def test_what_is_removed_goes_last_and_in_order(actor, root):
@@ -141,6 +186,47 @@ async def test_a_removed_project_takes_its_tokens_with_it_but_not_in_a_dry_run(a
     assert not (await root.ask(token.introspect, bearer=issued.bearer)).active
 
 
+async def test_tokens_of_a_project_outlive_a_call_that_fails(actor, root):
+    await apply(root, project("web"), SERVER, SECRET)
+    issued = await root.issue("web", "ci")
+
+    with pytest.raises(Conflict, match="secret key is used by git"):
+        await apply(root, remove=[("project", "web"), ("secret", "key")])
+
+    assert (await root.ask(token.introspect, bearer=issued.bearer)).active
+
+
+async def test_who_is_nobody_learns_nothing(actor, root):
+    await apply(root, PROJECT, SERVER, SECRET)
+    nobody = root.holding("mcpctl_ses_" + "x" * 49)
+
+    for remove in ([("server", "git")], [("server", "nowhere")]):
+        with pytest.raises(Unauthenticated, match="unknown"):
+            await apply(nobody, remove=remove)
+
+
+async def test_who_may_only_see_a_secret_gets_no_ciphertext_and_cannot_guess_the_value(actor, root, user):
+    await apply(root, SECRET)
+    sven = await user("sven", "role:view,resource:secrets")
+
+    (item,) = await apply(sven, catalog.SecretSpec(name="key"))
+    refusals = []
+    for guess in ("hunter2", "wrong"):
+        with pytest.raises(Forbidden) as refused:
+            await apply(sven, catalog.SecretSpec(name="key", value=guess), dry_run=True)
+        refusals.append(str(refused.value))
+
+    assert (item.action, item.before) == ("unchanged", {"name": "key", "labels": {}})
+    assert refusals[0] == refusals[1]
+
+
+async def test_a_server_that_stays_as_it_is_needs_no_view_of_its_secrets(actor, root, user):
+    await apply(root, PROJECT, SERVER, SECRET)
+    sven = await user("sven", "role:view,resource:servers")
+
+    assert actions(await apply(sven, SERVER)) == {"server/git": "unchanged"}
+
+
 @pytest.mark.parametrize(
     ("binding", "documents", "refused"),
     [
@@ -168,6 +254,16 @@ async def test_each_change_leaves_an_audit_event(actor, root, plane, collected):
         ("catalog.create_server", "git"),
         ("catalog.create_project", "web"),
     ]
+
+
+async def test_a_refused_call_leaves_an_audit_event_too(actor, root, user, collected):
+    sven = await user("sven")
+
+    with pytest.raises(Forbidden):
+        await apply(sven, PROJECT, SERVER, SECRET)
+
+    assert ("catalog.apply", None) in await collected(10)
+    assert not [kind for kind, _ in await collected(10) if kind.startswith("catalog.create")]
 
 
 @pytest.fixture
@@ -203,6 +299,20 @@ async def test_the_cap_of_a_project_is_told_in_seconds(plane, actor, root):
     assert await terms("shop") is None
     with pytest.raises(NotFound, match="no project nowhere"):
         await terms("nowhere")
+
+
+async def test_a_token_is_told_the_terms_of_its_own_project_only(plane, actor, root):
+    await apply(root, project("web", max_token_ttl="7d"), project("shop"))
+    bearer = (await root.issue("web", "ci")).bearer
+    registry = await plane.actor("token")
+
+    own = await registry.call(catalog.token_terms, catalog.GetTokenTerms(bearer=bearer, project="web"))
+    with pytest.raises(NotFound, match="no project shop"):
+        await registry.call(catalog.token_terms, catalog.GetTokenTerms(bearer=bearer, project="shop"))
+    with pytest.raises(Unauthenticated):
+        await registry.call(catalog.token_terms, catalog.GetTokenTerms(bearer="nonsense", project="web"))
+
+    assert own.max_ttl_seconds == 7 * 86400
 
 
 # Backup and restore
@@ -253,6 +363,13 @@ def damaged(dump, change):
         (lambda dump: dump.model_copy(update={"revision": "catalog_9999"}), "of revision catalog_9999"),
         (lambda dump: damaged(dump, lambda rows: rows.pop("servers")), "has no rows of servers"),
         (lambda dump: damaged(dump, lambda rows: rows["servers"][0].pop("spec")), "a row of servers without spec"),
+        (lambda dump: damaged(dump, lambda rows: rows["servers"][0].update(spec="{}")), "its server git is none"),
+        (lambda dump: damaged(dump, lambda rows: rows["projects"][0].update(labels=["a"])), "its project web is none"),
+        (
+            lambda dump: damaged(dump, lambda rows: rows["projects"][0].update(created_ms=2**62)),
+            "its project web is none",
+        ),
+        (lambda dump: damaged(dump, lambda rows: rows["secrets"][0].update(sealed="AAAA")), "cannot be unsealed"),
         (
             lambda dump: damaged(dump, lambda rows: rows["secrets"][0].update(key_id="other")),
             "sealed with key other, which the keyring here does not hold",
@@ -267,6 +384,52 @@ async def test_a_backup_that_does_not_fit_is_refused_and_changes_nothing(actor, 
         await root.ask(catalog.restore, dump=change(dump))
 
     assert set(actions(await apply(root, PROJECT, SERVER, SECRET)).values()) == {"unchanged"}
+
+
+@pytest.fixture
+async def moved(plane, actor):
+    """Start a Catalog with a database of its own, in the place of the first; with its keyring, or with another."""
+    started = []
+
+    async def move(*, keyring):
+        folder = plane.settings.data_dir / "second"
+        (folder / "keys").mkdir(parents=True)
+        if keyring:
+            shutil.copy(plane.settings.data_dir / "keys" / "sealing.json", folder / "keys")
+        await actor.stop()
+        fresh = Catalog(await plane.actor("catalog"), plane.settings.model_copy(update={"data_dir": folder}))
+        await fresh.start()
+        started.append(fresh)
+
+    yield move
+    for fresh in started:
+        await fresh.stop()
+
+
+async def test_a_fresh_installation_takes_everything_with_the_keyring(root, router, moved):
+    await apply(root, PROJECT, SERVER, SECRET)
+    issued = await root.issue("web", "ci")
+    dump = await root.ask(catalog.backup)
+    await moved(keyring=True)
+    assert (await root.ask(catalog.list_projects)).items == ()
+
+    await root.ask(catalog.restore, dump=dump)
+
+    asked = catalog.Unseal(bearer=issued.bearer, project="web", server="git")
+    assert (await router.call(catalog.unseal, asked)).headers == {"authorization": "hunter2"}
+
+
+async def test_a_fresh_installation_with_another_keyring_says_which_key_it_lacks(root, moved):
+    await apply(root, PROJECT, SERVER, SECRET)
+    sealed, bare = await root.ask(catalog.backup), await root.ask(catalog.backup, secrets=False)
+    await moved(keyring=False)
+
+    with pytest.raises(Conflict, match="bring that keyring back, or restore a backup without secrets"):
+        await root.ask(catalog.restore, dump=sealed)
+    await root.ask(catalog.restore, dump=bare)
+
+    assert (await root.ask(catalog.get_server, name="git")).spec == SERVER
+    assert (await root.ask(catalog.list_secrets)).items == ()
 
 
 async def test_backup_and_restore_take_operations_of_their_own(actor, root, user):

@@ -367,3 +367,105 @@ async def test_only_the_registry_may_bind_and_unbind(plane, root):
     ):
         with pytest.raises(BusError):
             await root.bus.call(call, request, timeout=0.3)
+
+
+# The ceiling on edits of what has subjects
+
+
+@pytest.fixture
+async def rich(plane, root, keeper):
+    """A definition in ann's project that holds what she does not."""
+    given = ("role:edit,resource:servers", "role:run,resource:servers,name:github")
+    await define(root, "rich", *given, subjects=("User:bob", "User:zoe"), project="web")
+    return given
+
+
+async def edit(who, *bindings, subjects=("User:bob", "User:zoe")):
+    return await who.ask(rbac.redefine, definition=definition("rich", *bindings, subjects=subjects, project="web"))
+
+
+async def test_to_take_away_takes_no_more_than_edit(plane, keeper, rich):
+    fewer = await edit(keeper, *rich, subjects=("User:bob",))
+    less = await edit(keeper, "role:view,resource:servers,name:x", rich[1], subjects=("User:bob",))
+
+    assert fewer.subjects == ("User:bob",)
+    assert [str(each) for each in less.bindings] == ["role:view,resource:servers,name:x", rich[1]]
+
+
+async def test_a_new_subject_is_given_every_binding(plane, keeper, rich):
+    for subjects in (("User:bob", "User:zoe", "User:ann"), ("Group:devs",)):
+        with pytest.raises(Forbidden, match="does not hold role:edit,resource:servers in project web"):
+            await edit(keeper, *rich, subjects=subjects)
+
+    assert (await edit(keeper, rich[1], subjects=("User:ann",))).subjects == ("User:ann",)
+
+
+async def test_a_new_binding_is_given_to_those_who_are_there(plane, keeper, rich):
+    with pytest.raises(Forbidden, match="does not hold role:edit,resource:prompts"):
+        await edit(keeper, *rich, "role:edit,resource:prompts")
+
+    await edit(keeper, *rich, "role:run,resource:servers,name:gitlab")
+
+
+async def test_conditions_are_part_of_what_is_held(plane, root, ann):
+    mine = 'role:run,resource:tools,name:github/*,when:{"repo":{"glob":"acme/*"}}'
+    await define(root, "keepers", "role:edit,resource:rbac", mine, project="web")
+
+    for wider in ("role:run,resource:tools,name:github/*", mine.replace("acme/*", "*")):
+        with pytest.raises(Forbidden, match="does not hold role:run,resource:tools,name:github"):
+            await define(ann, "more", wider, project="web")
+
+    await define(ann, "less", mine.replace("acme/*", "acme/site"), project="web", subjects=("User:bob",))
+
+
+# What an mcptoken is given at its making
+
+
+async def test_a_clone_is_what_its_issuer_holds_now(plane, root, ann):
+    held = ("role:create,resource:mcptokens", "role:run,resource:tools,name:github/*", "action:logs")
+    await define(root, "devs", *held, project="web")
+    await define(root, "all", "role:view,resource:servers")
+    await define(root, "elsewhere", "role:edit,resource:*", project="shop")
+
+    issued = await ann.issue("web", "mine", rbac="clone")
+
+    shown = await root.ask(rbac.get_bindings, project="web", name="mine", sha=issued.token.id)
+    assert sorted(map(str, shown.bindings)) == sorted((*held, "role:view,resource:servers"))
+
+
+async def test_a_clone_of_a_token_holds_no_more_than_the_token(plane, root):
+    parent = await root.issue("web", "parent", "role:create,resource:mcptokens", "role:run,resource:tools")
+
+    child = await root.holding(parent.bearer).issue("web", "child", rbac="clone")
+
+    shown = await root.ask(rbac.get_bindings, project="web", name="child", sha=child.token.id)
+    assert sorted(map(str, shown.bindings)) == ["role:create,resource:mcptokens", "role:run,resource:tools"]
+
+
+async def test_the_bindings_of_a_token_are_answered_and_copied_within_its_project(plane, root):
+    first = await root.issue("web", "first", "role:view,resource:servers")
+    bus = plane.registry.bus
+
+    def bind(project, sha):
+        asked = {"bearer": root.bearer, "project": project, "name": "next", "sha": sha, "copy_of": first.token.id}
+        return bus.call(rbac.bind_token, rbac.BindToken(**asked))
+
+    here, there = await bind("web", "0" * 64), await bind("shop", "1" * 64)
+
+    assert [str(each) for each in here.bindings] == ["role:view,resource:servers"]
+    assert there.bindings == ()
+
+
+async def test_the_definitions_of_tokens_are_listed_when_asked_for(plane, root):
+    issued = await root.issue("web", "ci", "role:view,resource:servers")
+    await root.issue("shop", "cd", "action:logs")
+
+    plain = (await root.ask(rbac.list_definitions)).items
+    whole = (await root.ask(rbac.list_definitions, of_tokens=True)).items
+    of_web = (await root.ask(rbac.list_token_bindings, project="web")).items
+
+    assert [item.name for item in plain] == ["admins"]
+    assert len(whole) == 3
+    assert {sha: [str(each) for each in held] for sha, held in of_web.items()} == {
+        issued.token.id: ["role:view,resource:servers"]
+    }

@@ -210,3 +210,30 @@ async def test_nonsense_on_stdout_is_passed_over_and_a_broken_error_is_told():
         assert client.alive
     finally:
         await client.close()
+
+
+SLOW_TO_START = """
+import json, sys
+probe, cancelled, hello = (json.loads(sys.stdin.readline()) for _ in range(3))
+assert [m["method"] for m in (probe, cancelled, hello)] == [
+    "server/discover", "notifications/cancelled", "initialize"]
+data = {"supported": ["2026-07-28"], "requested": hello["params"]["protocolVersion"]}
+error = {"code": -32022, "message": "the initialize handshake is not accepted", "data": data}
+print(json.dumps({"jsonrpc": "2.0", "id": hello["id"], "error": error}), flush=True)
+again = json.loads(sys.stdin.readline())
+assert again["method"] == "server/discover"
+found = {"supportedVersions": ["2026-07-28"]}
+print(json.dumps({"jsonrpc": "2.0", "id": again["id"], "result": found}), flush=True)
+sys.stdin.readline()
+"""
+
+
+async def test_a_server_that_reads_the_probe_only_after_it_was_given_up_is_modern_all_the_same(monkeypatch):
+    monkeypatch.setattr("mcpctl.actors.upstream_router.stdio.PROBE_SECONDS", 0.1)
+    client = StdioClient((sys.executable, "-c", SLOW_TO_START), {}, print)
+    try:
+        info = await client.connect(timeout=20)
+    finally:
+        await client.close()
+
+    assert info.era == "modern"

@@ -4,6 +4,9 @@ import asyncio
 
 import pytest
 
+from mcpctl.actors.token_registry.demands import Guarded
+from mcpctl.actors.token_registry.membership import add_member
+from mcpctl.actors.token_registry.rbac_calls import RbacCalls
 from mcpctl.bus.contracts import rbac, token
 from mcpctl.bus.errors import BadRequest, Conflict, Forbidden, NotFound
 
@@ -350,3 +353,21 @@ async def test_labels_of_users_and_service_accounts_stay_until_they_are_changed(
     changed = await root.ask(token.edit_service_account, name="ci", labels={"a": "b"}, description="")
     assert (changed.labels, changed.description, changed.groups) == ({"a": "b"}, "", ("devs",))
     assert (await root.ask(token.get_service_account, name="ci")) == changed
+
+
+async def test_what_is_nested_between_the_check_and_the_commit_is_found(plane, root):
+    await root.create_group("staff")
+    await root.create_group("devs")
+    await root.add_user("ann")
+    guarded = Guarded(plane.registry._records, RbacCalls(plane.registry.bus))
+
+    def work(changing, demands):
+        add_member(changing, demands, "devs", "User:ann")
+
+    _, demands = await guarded.rehearse(work)
+    assert demands.groups == {"devs"}
+    await root.ask(token.edit_group, name="devs", groups=("staff",))
+
+    with pytest.raises(Conflict, match="meanwhile"):
+        await guarded.commit(work, demands)
+    assert (await root.ask(token.get_user, name="ann")).groups == ()

@@ -50,6 +50,8 @@ def test_what_fits(test, value):
         ({"min": 1}, "2"),
         ({"min": 1, "max": 9}, 9.1),
         ({"max": 9}, None),
+        ({"min": 1}, float("inf")),
+        ({"max": 9}, float("nan")),
     ],
 )
 def test_what_does_not_fit(test, value):
@@ -132,11 +134,19 @@ def test_dots_lead_into_objects():
         b'"a"',
         b"{",
         b'{"a":' * 100_000,
+        b'{"n":' + b"1" * 5000 + b"}",
     ],
 )
 def test_arguments_that_a_server_might_read_otherwise_are_not_read(text):
     with pytest.raises(UnreadableArguments):
         read_arguments(text)
+
+
+def test_the_refusal_of_a_name_that_is_no_text_can_be_written():
+    with pytest.raises(UnreadableArguments) as refusal:
+        read_arguments(b'{"\\ud800":1,"\\ud800":2}')
+
+    assert str(refusal.value).encode()
 
 
 BINDING = {"role": "run", "resource": "tools", "name": "github/*"}

@@ -87,7 +87,7 @@ def test_who_may_not_impersonate_may_not_ask_for_another(carl):
 
 
 def test_arguments_decide_where_a_binding_has_conditions(cli):
-    when = 'role:run,resource:tools,name:time/*,when:{"timezone":"UTC"}'
+    when = 'role:run,resource:tools,name:time/*,when:{"timezone":{"in":["UTC"]}}'
     cli.ok("create", "mcptoken", "clock", "-p", "demo", "--bind", when)
     question = ("run", "tools", "time/get_current_time", "-p", "demo", "--as", "mcptoken:clock")
 

@@ -69,3 +69,30 @@ def test_a_file_that_is_none_is_told(cli, tmp_path):
     assert "no valid JSON" in cli.refused("import", "mcpservers", str(tmp_path / "x"), code=2)
     assert "cannot read" in cli.refused("import", "mcpservers", str(tmp_path / "nowhere"), code=2)
     assert "no mcpServers" in cli.refused("import", "mcpservers", "-", stdin="{}", code=2)
+
+
+def test_arguments_that_look_like_a_secret_are_pointed_out_without_their_value(cli):
+    data = {"mcpServers": {"open": {"command": "x", "args": ["--api-key=hunter4"]}}}
+
+    done = cli.run("import", "mcpservers", "-", "--dry-run", stdin=json.dumps(data))
+
+    assert done.returncode == 0, done.stderr
+    assert "what looks like a secret in open: its arguments" in done.stderr
+    assert "hunter4" not in done.stdout + done.stderr
+
+
+def test_servers_join_those_that_a_project_has(cli, tmp_path):
+    cli.ok("create", "project", "joined", "--server", "time")
+    (tmp_path / "mcp.json").write_text(json.dumps({"servers": {"joining": {"command": "x"}}}))
+
+    cli.ok("import", "mcpservers", str(tmp_path / "mcp.json"), "-p", "joined", "--prefix", "new-")
+
+    assert json.loads(cli.ok("get", "project", "joined", "-o", "json"))["servers"] == ["time", "new-joining"]
+
+
+def test_import_of_a_file_is_the_import_of_a_backup(cli, tmp_path):
+    (tmp_path / "backup.json").write_text("{}")
+
+    assert cli.refused("import", str(tmp_path / "backup.json"), code=2) == cli.refused(
+        "import", "backup", str(tmp_path / "backup.json"), code=2
+    )

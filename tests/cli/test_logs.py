@@ -1,8 +1,12 @@
 """`logs server`: what a stdio server writes to stderr."""
 
+import re
+import signal
 import subprocess
 import sys
 
+from mcpctl.bus.contracts.router import LogLine, ServerLog
+from mcpctl.cli.logs import Shown
 from tests.installation import PROGRAM
 
 TALKATIVE = """
@@ -37,6 +41,9 @@ def test_the_lines_of_a_server_are_shown_and_followed(cli, tmp_path):
     assert lines[0] == "started"
     assert "asked tools/list" in lines
     assert cli.ok("logs", "server", "talkative", "--tail", "1").splitlines() == lines[-1:]
+    assert cli.ok("logs", "server", "talkative", "--since", "1h").splitlines() == lines
+    stamped = cli.ok("logs", "server", "talkative", "--timestamps", "--prefix").splitlines()[0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z \[[^]]+\] started", stamped)
     following = subprocess.Popen(
         [*PROGRAM, "logs", "server", "talkative", "-f"], env=cli.environment, text=True, stdout=subprocess.PIPE
     )
@@ -45,6 +52,8 @@ def test_the_lines_of_a_server_are_shown_and_followed(cli, tmp_path):
             following.stdout.readline()
         cli.ok("get", "tools", "-p", "talk")
         assert following.stdout.readline() == "asked tools/list\n"
+        following.send_signal(signal.SIGINT)
+        assert following.wait(timeout=20) == 130
     finally:
         following.kill()
         following.wait()
@@ -54,6 +63,7 @@ def test_the_lines_of_a_server_are_shown_and_followed(cli, tmp_path):
 def test_what_has_no_log_is_told(cli):
     assert 'server "nowhere" not found' in cli.refused("logs", "server", "nowhere")
     assert "its log is where it runs" in cli.refused("logs", "server", "notes")
+    assert "is no duration" in cli.refused("logs", "server", "time", "--since", "yesterday", code=2)
 
 
 def test_it_takes_the_operation_logs(cli):
@@ -65,3 +75,17 @@ def test_it_takes_the_operation_logs(cli):
     assert "operate logs" in cli.refused("logs", "server", "time", **other)
     cli.ok("create", "rbac", "nosy", "--subject", "User:nosy", "--roleBindings", "action:logs")
     cli.ok("logs", "server", "time", **other)
+
+
+def log(router, *lines):
+    found = tuple(LogLine(seq=seq, at=at, text=text) for seq, (at, text) in enumerate(lines, 1))
+    return ServerLog(router=router, known=True, lines=found)
+
+
+def test_the_lines_of_several_routers_are_merged_by_their_times():
+    logs = [log("r1", (1000, "a"), (4000, "d")), log("r2", (2000, "b"), (3000, "\x1b[31mc"))]
+
+    shown = Shown(earliest=2000, prefix=False, times=False)
+
+    assert list(shown.lines(logs, several=True)) == ["[r2] b", "[r2]  [31mc", "[r1] d"]
+    assert list(shown.lines(logs[:1], several=False)) == ["d"]

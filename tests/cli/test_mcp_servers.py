@@ -86,6 +86,57 @@ def test_what_is_wrong_is_told_with_the_server(data, said):
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("value", "sealed"),
+    [
+        ("postgres://ann:hunter2@db/shop", True),
+        ("https://example.org/shop", False),
+        ("sk-abcdefgh12345678", True),
+        ("Bearer x", True),
+        ("0123456789abcdef0123456789abcdef", True),
+        ("/home/ann/files", False),
+        ("info", False),
+    ],
+)
+def test_a_value_that_looks_like_a_secret_is_sealed_under_any_name(value, sealed):
+    found = taken({"a": {"command": "x", "env": {"SHOP": value}}})
+
+    assert found.servers[0].env == {"SHOP": "secret:a-shop" if sealed else value}
+
+
+def test_what_is_named_plain_is_not_sealed():
+    data = {"mcpServers": {"a": {"command": "x", "env": {"PUBLIC_KEY": "p", "KEY": "k"}}}}
+
+    found = take(data, "f.json", plain=["PUBLIC_KEY"])
+
+    assert found.servers[0].env == {"PUBLIC_KEY": "p", "KEY": "secret:a-key"}
+    with pytest.raises(CliError, match=r"--plain names what is not in f\.json: OTHER"):
+        take(data, "f.json", plain=["OTHER"])
+
+
+def test_a_prefix_goes_before_the_names():
+    found = take({"mcpServers": {"Time": {"command": "x"}}}, "f.json", prefix="team-")
+
+    assert found.servers[0].name == "team-time"
+
+
+def test_the_settings_of_vs_code_hold_the_servers_under_mcp():
+    assert take({"mcp": {"servers": {"a": {"command": "x"}}}}, "settings.json").servers[0].name == "a"
+
+
+@pytest.mark.parametrize(
+    ("entry", "where"),
+    [
+        ({"command": "x", "args": ["--api-key", "k"]}, "a: its arguments"),
+        ({"command": "x", "args": ["postgres://ann:pw@db/shop"]}, "a: its arguments"),
+        ({"url": "https://example.org/mcp?api_key=k"}, "a: its url"),
+        ({"command": "x", "args": ["-y", "@scope/server-github"]}, None),
+    ],
+)
+def test_a_secret_where_none_can_be_sealed_is_told(entry, where):
+    assert taken({"a": entry}).in_clear == ([where] if where else [])
+
+
 def test_no_value_is_ever_told():
     with pytest.raises(CliError) as refused:
         taken({"a": {"command": "x", "env": {"API KEY": "hunter2"}}})
