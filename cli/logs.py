@@ -103,7 +103,7 @@ async def _show(name: str, tail: int, context: str | None, shown: Shown, *, foll
             if not follow:
                 return
             await asyncio.sleep(LOOK_AGAIN)
-            logs = await _look(opened, name, after or {"": 0}, 2000)
+            logs = await _look(opened, name, after, 2000)
             several = several or len(logs) > 1
 
 

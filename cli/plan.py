@@ -96,7 +96,8 @@ class Plan:
         if not gone and not any(members.values()):
             return Done(())
         if step.call is token.apply_tokens:
-            members["projects"] = tuple(each.spec.name for each in self._manifests if each.kind.name == "project")
+            specs = (each.spec for each in self._manifests if each.kind.name == "project")
+            members["projects"] = {spec.name: spec.max_token_ttl_seconds for spec in specs}
         answer = await self._session.ask(step.call, **members, remove=gone, **more)
         return Done(answer.items, getattr(answer, "issued", ()))
 

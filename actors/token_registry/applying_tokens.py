@@ -90,10 +90,11 @@ class ApplyingTokens:
         return token.AppliedTokens(items=tuple(done.items), issued=issued)
 
     async def _longest(self, request: token.ApplyTokens, projects: set[str]) -> dict[str, int | None]:
-        """Return the longest life of mcptokens in each project; a dry run takes those to come for granted."""
-        to_come = set(request.projects) if request.dry_run else set()
-        terms = {project: await self._terms.longest_ms(request.bearer, project) for project in projects - to_come}
-        return terms | dict.fromkeys(to_come)
+        """Return the longest life of mcptokens in each project; a dry run takes those to come at their word."""
+        to_come = request.projects if request.dry_run else {}
+        here = projects - to_come.keys()
+        terms = {project: await self._terms.longest_ms(request.bearer, project) for project in here}
+        return terms | {project: None if cap is None else cap * 1000 for project, cap in to_come.items()}
 
     async def _note(self, done: "_Run", verdicts: dict[Right, Verdict]) -> None:
         rights = {(right.name, right.project): verdict for right, verdict in verdicts.items()}

@@ -479,12 +479,13 @@ class ApplyPrincipals(Authorized):
 class ApplyTokens(Authorized):
     """Create the mcptokens that are missing, all or none; revoke those in `remove`.
 
-    `projects` are those that a dry run takes for granted, since the same documents create them.
+    `projects` are those that a dry run takes for granted, since the same documents bring them about, each with the
+    longest that its mcptokens will last, in seconds.
     """
 
     tokens: tuple[TokenSpec, ...] = ()
     remove: tuple[Ref, ...] = ()
-    projects: tuple[Label, ...] = ()
+    projects: dict[Label, int | None] = Field(default_factory=dict)
     dry_run: bool = False
 
 

@@ -5,9 +5,12 @@ import sys
 import pytest
 import pytest_asyncio
 
+from mcpctl.actors.upstream_router import server_logs
+from mcpctl.actors.upstream_router.server_logs import ServerLogs
+from mcpctl.bus import nats_config
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts import audit, router, token
-from mcpctl.bus.errors import Forbidden
+from mcpctl.bus.errors import Forbidden, Unauthenticated
 from mcpctl.bus.identity import AdmittedIdentity
 from tests.gateway.peers import sdk_client
 from tests.system import System
@@ -99,8 +102,9 @@ async def test_it_takes_the_operation_logs(system):
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_who_reads_a_log_is_in_the_ledger_once_a_router(system):
-    known = await read(system)
+async def test_who_reads_a_log_is_in_the_ledger_once_a_router_however_it_is_asked(system):
+    known = await read(system, after={"any": 0})
+    await read(system)
     await read(system, after={answer.router: 0 for answer in known})
 
     wanted = audit.Filter(kind="router.read_log", outcome="allow")
@@ -108,6 +112,30 @@ async def test_who_reads_a_log_is_in_the_ledger_once_a_router(system):
 
     assert {entry.event.principal for entry in found.items} == {"user-admin"}
     assert {entry.event.server for entry in found.items} == {"chatty"}
+    assert sorted(entry.event.router for entry in found.items) == sorted(answer.router for answer in known)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_log_goes_on_where_the_server_is_started_again(system):
+    before = next(answer for answer in await read(system) if answer.known)
+    url = f"{system.url}/projects/web/mcp"
+    async with sdk_client(url, system.token_of_web, "legacy") as client:
+        await client.list_tools()
+
+    after = [answer for answer in await read(system, after={before.router: before.lines[-1].seq}) if answer.known]
+
+    here = [answer for answer in after if answer.router == before.router]
+    assert here, "the router that had started it has its log"
+    assert sum(len(answer.lines) for answer in after) > 0
+    for line in here[0].lines:
+        assert line.seq > before.lines[-1].seq
+    assert "hello from stderr" in [line.text for answer in after for line in answer.lines]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_nobody_reads_a_log_with_a_bearer_that_is_none(system):
+    with pytest.raises(Unauthenticated):
+        await read(system, bearer="mcpctl_ses_" + "x" * 49)
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -117,3 +145,33 @@ async def test_a_server_that_no_router_has_started_is_not_known(system):
     answers = await system.operator.ask_everyone(router.read_log, asked, patience=5)
 
     assert [answer.known for answer in answers] == [False, False]
+
+
+def test_a_log_keeps_its_newest_lines_within_bounds():
+    log = ServerLogs("r1", None).of("git")
+    for number in range(10 * server_logs.LINES):
+        log.write(f"line {number}")
+    kept = log.newest(0, 10 * server_logs.LINES)
+
+    assert len(kept) == server_logs.LINES
+    assert (kept[-1].text, kept[-1].seq) == (f"line {10 * server_logs.LINES - 1}", 10 * server_logs.LINES)
+    for _ in range(server_logs.LINES):
+        log.write("\x00" * 10 * server_logs.LONGEST)
+    kept = log.newest(0, server_logs.LINES)
+    reply = router.ServerLog(router="r1", known=True, lines=kept).model_dump_json()
+    assert {len(line.text) for line in kept} == {server_logs.LONGEST}
+    assert len(reply) < nats_config.MAX_PAYLOAD / 2, "what is escaped most still fits into one message"
+
+
+def test_a_log_that_was_given_up_and_begun_again_has_higher_numbers():
+    logs = ServerLogs("r1", None)
+    first = logs.of("git")
+    first.write("one")
+    first.write("two")
+    for number in range(server_logs.SERVERS):
+        logs.of(f"other-{number}")
+
+    again = logs.of("git")
+    again.write("three")
+
+    assert [line.text for line in again.newest(2, 10)] == ["three"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from mcpctl.actors.upstream_router.stdio import StdioClient
+from mcpctl.actors.upstream_router.stdio import LONGEST_SAID, StdioClient
 from mcpctl.bus.mcp_client import McpTransportError, McpWireError
 from mcpctl.bus.mcp_messages import MODERN_MEMBERS
 
@@ -119,12 +119,22 @@ async def test_a_legacy_server_is_initialized_and_its_ping_answered():
 
 async def test_a_process_that_ends_fails_what_waits_and_says_what_it_said():
     program = "import sys; sys.stdin.readline(); print('out of cheese', file=sys.stderr); sys.exit(3)"
-    client = StdioClient((sys.executable, "-c", program), {}, print)
+    said = []
+    client = StdioClient((sys.executable, "-c", program), {}, said.append)
 
     with pytest.raises(McpTransportError, match=r"exit status 3\)$"):
         await client.connect(timeout=10)
 
-    assert client.stderr[-1] == "out of cheese"  # for operators: callers are not told
+    assert said == ["out of cheese", "(the process ended (exit status 3))"]  # for operators: callers are not told
+
+
+async def test_a_line_on_stderr_without_an_end_is_heard_in_part():
+    program = "import sys; w = sys.stderr.write; w('x' * 10_000_000 + '\\nnext\\n\\nlast \\xff'); sys.exit(3)"
+    said = []
+    with pytest.raises(McpTransportError):
+        await StdioClient((sys.executable, "-c", program), {}, said.append).connect(timeout=10)
+
+    assert said == ["x" * LONGEST_SAID, "next", "", "last ÿ", "(the process ended (exit status 3))"]
 
 
 async def test_a_command_that_is_not_there_says_so():
@@ -139,12 +149,13 @@ async def test_a_stubborn_process_and_its_children_are_killed():
         "print(child.pid, file=sys.stderr, flush=True);"
         "import time; time.sleep(600)"
     )
-    client = StdioClient((sys.executable, "-c", program), {}, print)
+    said = []
+    client = StdioClient((sys.executable, "-c", program), {}, said.append)
     with pytest.raises(McpTransportError, match="no answer to initialize"):
         await client.connect(timeout=1)
 
     assert not client.alive
-    assert _is_gone(int(client.stderr[0]))
+    assert _is_gone(int(said[0]))
 
 
 def _is_gone(pid):
@@ -157,15 +168,16 @@ def _is_gone(pid):
 async def test_the_environment_is_clean():
     os.environ["MCPCTL_SOMETHING_SECRET"] = "x"
     program = "import os, sys; print(sorted(os.environ), file=sys.stderr); sys.exit(1)"
-    client = StdioClient((sys.executable, "-c", program), {"OWN": "1"}, print)
+    said = []
+    client = StdioClient((sys.executable, "-c", program), {"OWN": "1"}, said.append)
     try:
         with pytest.raises(McpTransportError):
             await client.connect(timeout=10)
     finally:
         del os.environ["MCPCTL_SOMETHING_SECRET"]
 
-    assert "OWN" in client.stderr[-1]
-    assert "MCPCTL_SOMETHING_SECRET" not in client.stderr[-1]
+    assert "OWN" in said[0]
+    assert "MCPCTL_SOMETHING_SECRET" not in said[0]
 
 
 async def test_a_server_that_does_not_read_cannot_hold_a_call_beyond_its_timeout(everything):

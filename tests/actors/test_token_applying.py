@@ -372,14 +372,14 @@ async def test_a_fault_in_one_token_document_issues_none(root, fields, error, te
 async def test_a_dry_run_takes_projects_to_come_for_granted_and_issues_nothing(root):
     wanted = CI.model_copy(update={"project": "later"})
 
-    planned = await apply_tokens(root, CI, wanted, projects=("later",), dry_run=True)
+    planned = await apply_tokens(root, CI, wanted, projects={"later": None}, dry_run=True)
 
     assert [item.action for item in planned.items] == ["created", "created"]
     assert planned.issued == ()
     assert await list_tokens(root) == ()
     assert await names(root, rbac.list_definitions) == ["admins"]
     with pytest.raises(NotFound, match="no project later"):
-        await apply_tokens(root, wanted, projects=("later",))
+        await apply_tokens(root, wanted, projects={"later": None})
 
 
 async def test_a_projects_cap_counts_for_documents_too(root):
