@@ -29,14 +29,18 @@ def contracts() -> str:
     for module in CONTRACTS:
         name = module.__name__.rpartition(".")[2]
         lines += [f"## {name}", "", (module.__doc__ or "").strip(), ""]
-        lines += ["| call | what it does | asked by | right it needs | seconds |", "|---|---|---|---|---|"]
+        lines += [
+            "| call | what it does | asked by | right it needs | seconds | below `/api/v1` |",
+            "|---|---|---|---|---|---|",
+        ]
         events = []
         for item in declared(module):
             if isinstance(item, Call):
                 needs = str(item.needs) if item.needs else "none: the handler decides"
-                lines.append(
-                    f"| `{item.name}` | {item.summary} | {', '.join(item.asked_by)} | {needs} | {item.timeout:g} |"
-                )
+                routes = ", ".join(f"`{route}`" for route in item.http)
+                asked = ", ".join(item.asked_by) + (" (all replicas answer)" if item.everyone else "")
+                cells = (f"`{item.name}`", item.summary, asked, needs, f"{item.timeout:g}", routes)
+                lines.append(f"| {' | '.join(cells)} |")
             elif isinstance(item, Event):
                 events.append(item)
         lines.append("")

@@ -185,11 +185,11 @@ class Model:
         mask = self.held_by(principal, place)
         return EVERYTHING if mask & ESCALATE else mask
 
-    def bindings_of(self, principal: str) -> list[str]:
-        """Return the bindings that a principal has in any layer and place."""
-        token = self.tokens.get(principal.removeprefix("McpToken:"))
-        subjects = {principal} if token is not None else self._subjects_of(principal)
-        return [text for each in self.definitions.values() if each.subjects & subjects for text in each.bindings]
+    def bindings_of(self, principal: str) -> list[tuple[str | None, str]]:
+        """Return the bindings that a principal is given itself, each with the project where it is."""
+        subjects = self._subjects_of(principal) if principal in self.owners else {principal}
+        found = [each for each in self.definitions.values() if each.subjects & subjects]
+        return [(each.project, text) for each in found for text in each.bindings]
 
     def forget(self, subject: str) -> None:
         """Take a subject that is gone out of all definitions; one that nobody is left in goes too."""
