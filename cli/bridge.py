@@ -208,7 +208,8 @@ class Bridge:
 
     async def _ask(self, asked: Asked, line: bytes) -> bytes | None:
         """Return the answer that is still to be written. Raises `HttpError`, `EventTooLargeError`, `ValueError`."""
-        session = self._session
+        async with self._renewing:  # while a session is opened anew, there is none to ask in
+            session = self._session
         response = await self._post(asked, line)
         if response.status == 404 and asked.version is None and session and await self._renew(session):
             response = await self._post(asked, line)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcpctl.actors.settings import ActorSettings
+from mcpctl.actors.upstream_router.server_logs import ServerLogs
 from mcpctl.actors.upstream_router.upstreams import CRASHES, Upstreams
 from mcpctl.bus.contracts.catalog import Connection, UpstreamServer
 from mcpctl.bus.errors import BadGateway, Unauthenticated
@@ -26,7 +27,7 @@ async def upstreams_of():
                 raise Unauthenticated("revoked")
             return connection
 
-        made.append(Upstreams(ActorSettings(**settings), unseal))
+        made.append(Upstreams(ActorSettings(**settings), unseal, ServerLogs("r1", None)))
         return made[-1]
 
     yield make

@@ -35,6 +35,7 @@ ARGUMENTS: tuple[dict[str, Any], ...] = (
     {"repo": "acme/y", "n": 2},
     {"repo": "evil/x", "n": 2},
     {"repo": "acme/x", "n": 7},
+    {"repo": "acme/x", "n": 12},
     {"repo": "acme/x", "n": True},
 )
 OPERATIONS = ("logs", "backup", "escalate")
@@ -80,6 +81,11 @@ def answered(text: str) -> int:
     """Return the questions that a binding answers with yes, as bits."""
     binding = Binding.parse(text)
     return sum(1 << bit for bit, question in enumerate(QUESTIONS) if _grants(binding, question))
+
+
+def powers(held: int) -> int:
+    """Return what one may give who holds this: no more than that, but anything where he may escalate."""
+    return EVERYTHING if held & ESCALATE else held
 
 
 def shown(mask: int) -> list[Question]:
@@ -179,11 +185,6 @@ class Model:
         for parent in token.parents:
             mask &= self._given({f"McpToken:{parent}"}, place)
         return mask
-
-    def power_of(self, principal: str, place: str | None) -> int:
-        """Return what a principal may give: what it holds, or anything where it may escalate."""
-        mask = self.held_by(principal, place)
-        return EVERYTHING if mask & ESCALATE else mask
 
     def bindings_of(self, principal: str) -> list[tuple[str | None, str]]:
         """Return the bindings that a principal is given itself, each with the project where it is."""
