@@ -10,40 +10,40 @@ import yaml
 TEAM = """
 kind: secret
 name: {x}-key
-labels: {{team: {x}}}
+labels: {{crew: {x}}}
 value: s3cret
 ---
 kind: server
 name: {x}-api
-labels: {{team: {x}}}
+labels: {{crew: {x}}}
 url: http://127.0.0.1:9/mcp
 headers: {{Authorization: "secret:{x}-key"}}
 ---
 kind: project
 name: {x}
-labels: {{team: {x}}}
+labels: {{crew: {x}}}
 description: of team {x}
 servers: [{x}-api]
 maxTokenTtl: 7d
 ---
 kind: group
 name: {x}-devs
-labels: {{team: {x}}}
+labels: {{crew: {x}}}
 ---
 kind: user
 name: {x}-ann
-labels: {{team: {x}}}
+labels: {{crew: {x}}}
 groups: [{x}-devs]
 ---
 kind: serviceaccount
 name: {x}-ci
-labels: {{team: {x}}}
+labels: {{crew: {x}}}
 groups: [{x}-devs]
 ---
 kind: rbac
 name: {x}-devs
 project: {x}
-labels: {{team: {x}}}
+labels: {{crew: {x}}}
 subjects: ["Group:{x}-devs"]
 roleBindings:
   - {{role: run, resource: servers, name: {x}-api}}
@@ -51,7 +51,7 @@ roleBindings:
 kind: mcptoken
 name: bot
 project: {x}
-labels: {{team: {x}}}
+labels: {{crew: {x}}}
 ttl: 1d
 roleBindings:
   - {{role: run, resource: servers}}
@@ -129,7 +129,7 @@ def test_what_get_prints_is_what_apply_takes(cli, kind):
 def test_a_list_as_yaml_is_a_file_of_documents(cli):
     applied(cli, TEAM.format(x="five"))
 
-    text = cli.ok("get", "servers", "-o", "yaml", "-l", "team=five")
+    text = cli.ok("get", "servers", "-o", "yaml", "-l", "crew=five")
 
     assert [document["name"] for document in yaml.safe_load_all(text)] == ["five-api"]
     assert applied(cli, text) == {"server/five-api unchanged"}
@@ -176,11 +176,11 @@ def test_a_folder_is_applied_as_one(cli, tmp_path):
 def test_pruning_removes_what_has_the_label_and_is_in_no_document(cli):
     text = TEAM.format(x="eleven")
     applied(cli, text)
-    applied(cli, "kind: project\nname: eleven-other\nlabels: {team: another}\n")
+    applied(cli, "kind: project\nname: eleven-other\nlabels: {crew: another}\n")
     left = "\n---\n".join(text.split("\n---\n")[:3])  # secret, server, project
 
-    plan = applied(cli, left, "--prune", "-l", "team=eleven", "--dry-run")
-    done = applied(cli, left, "--prune", "-l", "team=eleven")
+    plan = applied(cli, left, "--prune", "-l", "crew=eleven", "--dry-run")
+    done = applied(cli, left, "--prune", "-l", "crew=eleven")
 
     gone = {line for line in lines("eleven", "pruned") if not line.startswith(("secret", "server/", "project"))}
     kept = {line for line in lines("eleven", "unchanged") if line.startswith(("secret", "server/", "project"))}
@@ -197,7 +197,7 @@ def test_everything_can_be_pruned_but_what_another_one_needs(cli):
     applied(cli, "kind: project\nname: twelve-user\nservers: [twelve-api]\n")
 
     line = cli.refused(
-        "apply", "-f", "-", "--prune", "-l", "team=twelve", stdin="kind: group\nname: z\nlabels: {team: twelve}\n"
+        "apply", "-f", "-", "--prune", "-l", "crew=twelve", stdin="kind: group\nname: z\nlabels: {crew: twelve}\n"
     )
 
     assert "twelve-user" in line or "twelve-api" in line
@@ -209,7 +209,7 @@ def test_pruning_needs_a_label(cli):
 
 
 def test_a_document_without_the_label_of_the_selector_is_refused(cli):
-    line = cli.refused("apply", "-f", "-", "-l", "team=x", stdin="kind: group\nname: a\n", code=2)
+    line = cli.refused("apply", "-f", "-", "-l", "crew=x", stdin="kind: group\nname: a\n", code=2)
 
     assert "group a has not the labels" in line
 
