@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import yaml
 
+from mcpctl.cli.nats_server import free_port
+from tests.installation import Installation, running
+
 TEAM = """
 kind: secret
 name: {x}-key
@@ -56,6 +59,14 @@ ttl: 1d
 roleBindings:
   - {{role: run, resource: servers}}
 """
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory):
+    """An installation of its own: what these tests apply would be in the lists of others."""
+    with running(Installation(tmp_path_factory.mktemp("apply"), free_port())) as installation:
+        yield installation
+
 
 KINDS = (
     "secret/{x}-key",
