@@ -652,3 +652,10 @@ async def test_no_event_shows_a_secret(plane, root, actor):
     ]
     assert VALUE not in json.dumps(events)
     assert audit.Event.model_validate(events[0]).user == "root"
+
+
+async def test_a_project_of_as_many_servers_as_there_may_be_is_answered_in_time(actor, root):
+    names = [f"s{number}" for number in range(500)]
+
+    with pytest.raises(Conflict, match="lists servers that do not exist"):
+        await root.ask(catalog.create_project, spec=project("wide", *names))
