@@ -41,3 +41,8 @@ async def connect(nats: NatsServer) -> AsyncIterator[Callable[[Role], Awaitable[
     yield connect_as
     for bus in reversed(opened):
         await bus.close()
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name a bearer by its kind: it is another one in each process."""
+    return val[:11] if isinstance(val, str) and val.startswith("mcpctl_") else None
