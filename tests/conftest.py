@@ -45,4 +45,4 @@ async def connect(nats: NatsServer) -> AsyncIterator[Callable[[Role], Awaitable[
 
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Name a bearer by its kind: it is another one in each process."""
-    return val[:11] if isinstance(val, str) and val.startswith("mcpctl_") else None
+    return val.rpartition("_")[0] if isinstance(val, str) and val.startswith("mcpctl_") else None
