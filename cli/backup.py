@@ -62,6 +62,9 @@ def export(
       mcpctl export backup.json
       mcpctl export --secrets omit - | gzip > backup.json.gz
     """  # noqa: D301 - \b keeps the examples' lines apart
+    folder = Path(file).absolute().parent
+    if file != "-" and not folder.is_dir():
+        raise CliError(f"cannot write {file}: there is no folder {folder}", USAGE)
     asyncio.run(_export(file, secrets, context))
 
 

@@ -12,7 +12,7 @@ from mcpctl.bus.bearer import kind_of
 from mcpctl.bus.http_head import Url
 from mcpctl.bus.nats_url import checked_url, trust
 from mcpctl.cli.errors import USAGE, CliError
-from mcpctl.cli.private_file import read_private, write_private
+from mcpctl.cli.private_file import locked, read_private, write_private
 
 DEFAULT_NATS_URL = "nats://127.0.0.1:4222"
 ENVIRONMENT = "(environment)"
@@ -68,11 +68,16 @@ class Config:
     path: Path
     contexts: dict[str, Context]
     current: str | None
+    _loaded: tuple[dict[str, Context], str | None] = field(default_factory=lambda: ({}, None), repr=False)
 
     @classmethod
     def load(cls) -> Self:
         """Read the file named by `MCPCTL_CONFIG`, or the user's own. Raises `CliError` where it cannot be used."""
         path = Path(os.environ.get("MCPCTL_CONFIG") or user_config_path("mcpctl") / "config.yaml").expanduser()
+        return cls._read(path)
+
+    @classmethod
+    def _read(cls, path: Path) -> Self:
         text = read_private(path)
         try:
             whole = yaml.safe_load(text or "") or {}
@@ -80,11 +85,20 @@ class Config:
             current = whole.get("current")
         except (yaml.YAMLError, TypeError, AttributeError) as error:
             raise CliError(f"{path} is not a valid configuration: mend it or move it away", USAGE) from error
-        return cls(path, contexts, str(current) if current is not None else None)
+        current = str(current) if current is not None else None
+        return cls(path, contexts, current, (dict(contexts), current))
 
     def save(self) -> None:
-        contexts = {name: context.members() for name, context in self.contexts.items()}
-        write_private(self.path, yaml.safe_dump({"current": self.current, "contexts": contexts}, sort_keys=False))
+        """Write what was changed since it was read; what other commands wrote meanwhile stays. Raises `CliError`."""
+        before, current_before = self._loaded
+        with locked(self.path):
+            now = self._read(self.path)
+            contexts = now.contexts | {n: c for n, c in self.contexts.items() if before.get(n) != c}
+            for name in before.keys() - self.contexts.keys():
+                contexts.pop(name, None)
+            current = self.current if self.current != current_before else now.current
+            members = {name: context.members() for name, context in contexts.items()}
+            write_private(self.path, yaml.safe_dump({"current": current, "contexts": members}, sort_keys=False))
 
     def chosen(self, name: str | None) -> str | None:
         """Return the name of the context that is meant: `--context`, `MCPCTL_CONTEXT`, or the current one."""

@@ -16,6 +16,7 @@ from mcpctl.cli.create_token import mcptoken, serviceaccount_token
 from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.given import ask_password, assignments, given_secret
 from mcpctl.cli.labels import parse_labels
+from mcpctl.cli.mcp_servers import looks_secret
 from mcpctl.cli.options import (
     ContextName,
     Description,
@@ -26,7 +27,7 @@ from mcpctl.cli.options import (
     Output,
     Project,
 )
-from mcpctl.cli.output import Format, print_data, say
+from mcpctl.cli.output import Format, note, print_data, say
 from mcpctl.cli.session import checked, session
 
 app = typer.Typer(cls=NounGroup, rich_markup_mode=None, add_completion=False)
@@ -113,6 +114,9 @@ def server(
         env=assignments(env, "--env"),
         prefix=prefix,
     )
+    for member, value in (spec.headers | spec.env).items():
+        if looks_secret(member, value):
+            note(f"{member} is kept in clear and shown to who may see the server: better {member}=secret:NAME")
     _create(catalog.create_server, "server", name, output, context, spec=spec, projects=tuple(projects or ()))
 
 

@@ -49,6 +49,12 @@ class Taken:
     """Headers and variables that stay in clear, whatever they look like."""
 
 
+def looks_secret(name: str, value: str) -> bool:
+    """Tell whether a header or variable seems to hold a secret in clear."""
+    clear = bool(value) and not value.startswith(SECRET_MARK)
+    return clear and bool(SECRET_WORDS.search(name) or SECRET_VALUES.match(value))
+
+
 def take(data: Any, source: str, *, prefix: str = "", plain: Collection[str] = ()) -> Taken:
     """Read a client's file. Raises `CliError` that says which server is wrong, never with a value.
 

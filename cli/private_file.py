@@ -1,8 +1,11 @@
 """Files that hold secrets: whole or not there, and nobody else's to read."""
 
+import fcntl
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mcpctl.cli.errors import CliError
@@ -26,6 +29,21 @@ def write_private(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise CliError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only one that changes a file, inside of this. Raises `CliError` where it cannot be locked."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise CliError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def read_private(path: Path) -> str | None:

@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter, ValidationError
+
+from mcpctl.bus.names import Labels
 from mcpctl.cli.errors import USAGE, CliError
+
+LABELS: TypeAdapter[dict[str, str]] = TypeAdapter(Labels)
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,15 @@ class Selector:
 def _term(text: str) -> Requirement:
     for sign, wanted in (("!=", False), ("==", True), ("=", True)):
         key, found, value = text.partition(sign)
-        if found and key.strip("! "):
-            return Requirement(key.strip(), value.strip(), wanted)
-    key = text.removeprefix("!").strip()
-    if not key or "=" in key or key.startswith("!"):
-        raise CliError(f"{text!r} is no label selector: write KEY=VALUE, KEY!=VALUE, KEY or !KEY", USAGE)
-    return Requirement(key, None, not text.startswith("!"))
+        if found:
+            return _checked(text, Requirement(key.strip(), value.strip(), wanted))
+    return _checked(text, Requirement(text.removeprefix("!").strip(), None, not text.startswith("!")))
+
+
+def _checked(text: str, term: Requirement) -> Requirement:
+    """Return a term that a label could fit: `delete` and `--prune` go by it."""
+    try:
+        LABELS.validate_python({term.key: term.value or ""})
+    except ValidationError as error:
+        raise CliError(f"{text!r} is no label selector: write KEY=VALUE, KEY!=VALUE, KEY or !KEY", USAGE) from error
+    return term

@@ -81,3 +81,16 @@ def test_an_unknown_context_is_named_with_those_that_there_are(saved):
 
 def test_the_session_is_not_in_the_representation():
     assert "mcpctl_ses_x" not in repr(Context(bearer="mcpctl_ses_x"))
+
+
+def test_what_another_command_wrote_meanwhile_stays(saved):
+    mine, other = Config.load(), Config.load()
+    other.contexts["theirs"] = Context(nats_url="nats://a:1")
+    other.current = "theirs"
+    other.save()
+
+    mine.contexts["mine"] = Context(nats_url="nats://b:1")
+    mine.save()
+
+    assert set(Config.load().contexts) >= {"mine", "theirs"}
+    assert Config.load().current == "theirs"

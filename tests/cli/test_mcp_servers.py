@@ -3,7 +3,7 @@
 import pytest
 
 from mcpctl.cli.errors import CliError
-from mcpctl.cli.mcp_servers import as_label, take
+from mcpctl.cli.mcp_servers import as_label, looks_secret, take
 
 
 def taken(servers, key="mcpServers"):
@@ -142,3 +142,17 @@ def test_no_value_is_ever_told():
         taken({"a": {"command": "x", "env": {"API KEY": "hunter2"}}})
 
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("Authorization", "Bearer x", True),
+        ("API_KEY", "x", True),
+        ("Authorization", "secret:x", False),
+        ("API_KEY", "", False),
+        ("X-Team", "core", False),
+    ],
+)
+def test_what_looks_like_a_secret_in_clear(name, value, secret):
+    assert looks_secret(name, value) == secret

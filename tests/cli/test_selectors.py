@@ -18,7 +18,7 @@ def test_a_selector_that_does_not_fit(text):
     assert not Selector.parse(text).fits(LABELS)
 
 
-@pytest.mark.parametrize("text", ["", "=shop", "a=b,,c=d", "!", "!=x"])
+@pytest.mark.parametrize("text", ["", "=shop", "a=b,,c=d", "!", "!=x", "a in (b)", "!bad key", "a=b c"])
 def test_what_is_no_selector_is_refused(text):
     with pytest.raises(CliError, match="is no label selector"):
         Selector.parse(text)
