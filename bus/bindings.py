@@ -1,15 +1,15 @@
 """Bindings, what each of them grants and covers, and the scope that follows from several."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from mcpctl.bus.conditions import Condition, Conditions, all_covered, unmet
+from mcpctl.bus.conditions import Condition, Conditions, UnreadableArguments, all_covered, unmet
 from mcpctl.bus.contract import Message
-from mcpctl.bus.globs import holds_all_names, literal_head
+from mcpctl.bus.globs import demand_matching, holds_all_names, literal_head
 
 Role = Literal["view", "create", "delete", "edit", "run"]
 Verb = Literal["view", "create", "edit", "delete", "run"]
@@ -38,6 +38,15 @@ VERBS_OF: dict[Role, frozenset[Verb]] = {
 }
 
 
+NameGlob = Annotated[
+    str, Field(min_length=1, max_length=200, pattern=r"^[^\s,\x00-\x1f\x7f]+$"), AfterValidator(demand_matching)
+]
+
+
+def _is_nothing(value: object) -> bool:
+    return not value
+
+
 class Binding(Message):
     """What is granted: a role on a resource, by name or glob if given, or (role `run`) one operation.
 
@@ -45,11 +54,14 @@ class Binding(Message):
     granted only to calls whose arguments fit; as text it comes last, as JSON: `…,when:{"repo":{"glob":"acme/*"}}`.
     """
 
+    # Other messages ignore what they do not know: here it could be what narrows the grant.
+    model_config = ConfigDict(extra="forbid")
+
     role: Role
-    resource: Resource | None = None
-    name: str | None = Field(None, min_length=1, max_length=200, pattern=r"^[^\s,\x00-\x1f\x7f]+$")
-    action: Operation | None = None
-    when: Conditions = Field(default_factory=dict)
+    resource: Resource | None = Field(None, exclude_if=_is_nothing)
+    name: NameGlob | None = Field(None, exclude_if=_is_nothing)
+    action: Operation | None = Field(None, exclude_if=_is_nothing)
+    when: Conditions = Field(default_factory=dict, exclude_if=_is_nothing)
 
     @model_validator(mode="after")
     def _names_one_thing(self) -> Self:
@@ -141,13 +153,22 @@ def _verbs(binding: Binding) -> frozenset[Verb]:
 
 def _json(text: str) -> object:
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(text, object_pairs_hook=_each_once)
+    except (json.JSONDecodeError, RecursionError):
         raise ValueError('when must be followed by JSON, for example when:{"repo":{"glob":"acme/*"}}') from None
 
 
+def _each_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"when has {name!r} twice: leave one of the two out")
+        found[name] = value
+    return found
+
+
 def _compact(when: dict[str, Condition]) -> str:
-    tests = {path: condition.model_dump(mode="json", exclude_none=True) for path, condition in when.items()}
+    tests = {path: condition.model_dump(mode="json") for path, condition in when.items()}
     return json.dumps(tests, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -179,15 +200,16 @@ class Scope(Message):
     def why_not_run(self, server: str, tool: str, arguments: Callable[[], Mapping[str, Any]]) -> str | None:
         """Return None where the call is granted; else what its arguments should be, or an empty text.
 
-        The arguments are read only where a condition asks for them.
+        The conditions of its own bindings are all that the caller is told of: what bounds an mcptoken from above is not
+        for it to know. The arguments are read only where a condition asks for them.
         """
         for layer in self.layers:
             granting = [b for b in layer if b.reaches("run", "tools", f"{server}/{tool}")]
             if any(not binding.when for binding in granting):
                 continue
-            faults = [unmet(binding.when, arguments()) for binding in granting]
-            if None not in faults:
-                return next((fault for fault in faults if fault), "")
+            fault = _no_fit(granting, arguments)
+            if fault is not None:
+                return fault if layer is self.layers[0] else ""
         return None
 
     def sees_server(self, server: str) -> bool:
@@ -196,6 +218,15 @@ class Scope(Message):
     def touches_server(self, server: str) -> bool:
         """Tell whether any tool of the server could be granted: if not, it is as if it were not there."""
         return all(any(_touches(binding, server) for binding in layer) for layer in self.layers)
+
+
+def _no_fit(granting: Iterable[Binding], arguments: Callable[[], Mapping[str, Any]]) -> str | None:
+    """Return None where the arguments fit one of the bindings, else the first fault."""
+    try:
+        faults = [unmet(binding.when, arguments()) for binding in granting]
+    except UnreadableArguments as error:
+        return str(error)
+    return None if None in faults else next((fault for fault in faults if fault), "")
 
 
 def _touches(binding: Binding, server: str) -> bool:

@@ -4,15 +4,60 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from itertools import combinations
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 from mcpctl.bus.contract import Message
-from mcpctl.bus.globs import holds_all_names
+from mcpctl.bus.globs import demand_matching, holds_all_names
 
+
+def _scalar(value: object) -> object:
+    if not isinstance(value, str | bool | int | float):
+        raise ValueError("write a text, a number, true or false")  # noqa: TRY004 - pydantic lets a TypeError through
+    return _finite(value)
+
+
+def _number(value: object) -> object:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError("write a number")
+    return _finite(value)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number must be finite")
+    return value
+
+
+def _scalars(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise ValueError("write a list of values")  # noqa: TRY004 - as above
+    for each in value:
+        _scalar(each)
+    return value
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+# What is before the union tells what is wrong in one line; the union would tell it once for each of its types.
 Scalar = StrictStr | StrictBool | StrictInt | StrictFloat
-Number = StrictInt | StrictFloat
+Equal = Annotated[Scalar | None, BeforeValidator(lambda value: value if value is None else _scalar(value))]
+OneOf = Annotated[tuple[Scalar, ...] | None, BeforeValidator(_scalars)]
+Number = Annotated[StrictInt | StrictFloat | None, BeforeValidator(_number)]
 
 MOST = 16
 """Conditions of one binding."""
@@ -22,7 +67,7 @@ ArgumentPath = Annotated[str, Field(max_length=200, pattern=r"^[^.\s\x00-\x1f]+(
 
 
 class UnreadableArguments(ValueError):
-    """The arguments of a call are no object, or two members have names that a server may take for the same."""
+    """The arguments of a call are no object, or a server may read something else in them than was checked."""
 
 
 class Condition(Message):
@@ -31,20 +76,21 @@ class Condition(Message):
     A value of another JSON type never fits, nor does an argument that is not given.
     """
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(extra="forbid", serialize_by_alias=True)
 
-    equals: Scalar | None = None
-    one_of: tuple[Scalar, ...] | None = Field(None, alias="in", min_length=1, max_length=200)
-    glob: str | None = Field(None, min_length=1, max_length=500)
-    min: Number | None = None
-    max: Number | None = None
+    equals: Equal = Field(None, exclude_if=_is_none)
+    one_of: OneOf = Field(None, alias="in", min_length=1, max_length=200, exclude_if=_is_none)
+    glob: Annotated[str, AfterValidator(demand_matching)] | None = Field(
+        None, min_length=1, max_length=500, exclude_if=_is_none
+    )
+    min: Number = Field(None, exclude_if=_is_none)
+    max: Number = Field(None, exclude_if=_is_none)
 
-    @field_validator("equals", "one_of", "min", "max")
+    @model_validator(mode="before")
     @classmethod
-    def _are_finite(cls, value: object) -> object:
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, float) and not math.isfinite(each):
-                raise ValueError("a number must be finite")
+    def _is_an_object(cls, value: object) -> object:
+        if not isinstance(value, dict | cls):
+            raise ValueError('write a condition, for example {"equals": "x"}')  # noqa: TRY004 - as above
         return value
 
     @model_validator(mode="after")
@@ -59,7 +105,9 @@ class Condition(Message):
     @property
     def values(self) -> tuple[Scalar, ...] | None:
         """The values that fit, where they can be counted."""
-        return (self.equals,) if self.equals is not None else self.one_of
+        if self.equals is not None:
+            return (self.equals,)
+        return (self.min,) if self.min is not None and self.min == self.max else self.one_of
 
     def fits(self, value: object) -> bool:
         """Tell whether a value is as it must be."""
@@ -70,7 +118,7 @@ class Condition(Message):
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if isinstance(value, float) and not math.isfinite(value):
-            return False  # 1e400: what a server makes of it is not known
+            return False
         return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
 
     def covers(self, other: "Condition") -> bool:
@@ -84,6 +132,13 @@ class Condition(Message):
         low = self.min is None or (other.min is not None and other.min >= self.min)
         return low and (self.max is None or (other.max is not None and other.max <= self.max))
 
+    def __eq__(self, other: object) -> bool:
+        # By the text: Python takes true, 1 and 1.0 for the same.
+        return isinstance(other, Condition) and self.model_dump_json() == other.model_dump_json()
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
     def __str__(self) -> str:
         if self.values is not None:
             texts = [json.dumps(value, ensure_ascii=False) for value in self.values]
@@ -95,7 +150,21 @@ class Condition(Message):
         return f"from {self.min} to {self.max}"
 
 
-Conditions = Annotated[dict[ArgumentPath, Condition], Field(max_length=MOST)]
+def _together(conditions: dict[str, Condition]) -> dict[str, Condition]:
+    """Raise `ValueError` for two conditions that no arguments can fit both."""
+    for one, other in combinations(conditions, 2):
+        for step, its in zip(one.split("."), other.split("."), strict=False):
+            if step == its:
+                continue
+            if step.casefold() == its.casefold():  # see `read_arguments`
+                raise ValueError(f"conditions on {one} and {other}: arguments that differ only in case are refused")
+            break
+        else:
+            raise ValueError(f"conditions on {one} and {other}: no value is both an object and one that can be tested")
+    return conditions
+
+
+Conditions = Annotated[dict[ArgumentPath, Condition], Field(max_length=MOST), AfterValidator(_together)]
 """Conditions by the argument that each of them is about; all must hold."""
 
 
@@ -133,11 +202,13 @@ def all_covered(own: Mapping[str, Condition], other: Mapping[str, Condition]) ->
 def read_arguments(text: bytes) -> dict[str, Any]:
     """Return the arguments of a call. Raises `UnreadableArguments`.
 
-    Of two members whose names differ at most in their case, a server might take the first or the last: what was checked
-    must be what it reads.
+    Of two members whose names differ at most in their case, a server might take the first or the last, and of a number
+    that is out of range it might make anything: what was checked must be what it reads.
     """
     try:
-        found = json.loads(text or b"{}", object_pairs_hook=_unambiguous)
+        found = json.loads(
+            text or b"{}", object_pairs_hook=_unambiguous, parse_float=_in_range, parse_constant=_in_range
+        )
     except UnreadableArguments:
         raise
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits is a ValueError
@@ -145,6 +216,13 @@ def read_arguments(text: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UnreadableArguments("arguments is not an object")
     return found
+
+
+def _in_range(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise UnreadableArguments("a number in the arguments is out of range")
+    return number
 
 
 def _unambiguous(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """The tables of the RbacEvaluator."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
+import structlog
 from sqlalchemy import JSON
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from mcpctl.bus.contracts.rbac import Binding, Definition
+
+log = structlog.get_logger()
 
 
 class DefinitionRow(SQLModel, table=True):
@@ -37,7 +41,17 @@ OF_TOKENS = "mcptoken-"
 
 
 def bindings_of(row: DefinitionRow) -> tuple[Binding, ...]:
-    return tuple(Binding.parse(text) for text in row.bindings)
+    """Return the bindings of a definition, without any that this version does not take: those grant nothing."""
+    return tuple(binding for text in row.bindings if (binding := _read(text)) is not None)
+
+
+@lru_cache(4096)
+def _read(text: str) -> Binding | None:
+    try:
+        return Binding.parse(text)
+    except ValueError:
+        log.warning("stored binding not understood", binding=text)
+        return None
 
 
 def definition_of(session: Session, row: DefinitionRow) -> Definition:

@@ -7,7 +7,7 @@ import msgspec
 from mcpctl.actors.upstream_router.access import Access
 from mcpctl.actors.upstream_router.naming import Naming
 from mcpctl.actors.upstream_router.project import Member, Project
-from mcpctl.bus.conditions import UnreadableArguments, read_arguments
+from mcpctl.bus.conditions import read_arguments
 from mcpctl.bus.mcp_client import Answer
 from mcpctl.bus.mcp_messages import (
     INVALID_PARAMS,
@@ -60,10 +60,7 @@ def route_tool(project: Project, access: Access, params: bytes, asked: Params, o
 
 def _why_not(access: Access, server: str, tool: str, asked: Params) -> str | None:
     """Return None where the call is granted, what is wrong with its arguments, or an empty text."""
-    try:
-        return access.scope.why_not_run(server, tool, lambda: read_arguments(bytes(asked.arguments or b"{}")))
-    except UnreadableArguments as error:
-        return str(error)
+    return access.scope.why_not_run(server, tool, lambda: read_arguments(bytes(asked.arguments or b"{}")))
 
 
 def route_prompt(project: Project, access: Access, params: bytes, asked: Params) -> Route:

@@ -48,7 +48,10 @@ class Check(Authorized):
     project: Label | None = None
     action: Operation | None = None
     subject: str | None = Field(None, description="ask for another: `User:ann`, `McpToken:ci`; takes `impersonate`")
-    arguments: dict[str, Any] | None = Field(None, description="of the tool call that is asked about")
+    arguments: dict[str, Any] | None = Field(
+        None,
+        description="of the tool call that is asked about; without them a binding with conditions does not grant it",
+    )
 
     @model_validator(mode="after")
     def _asks_one_thing(self) -> Self:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mcpctl.actors.rbac_evaluator.rows import DefinitionRow
 from mcpctl.bus.contract import PullChanges
 from mcpctl.bus.contracts import rbac, token
 from mcpctl.bus.contracts.rbac import Binding, Definition
@@ -81,6 +82,29 @@ async def test_a_group_that_is_left_grants_nothing_any_more(plane, root, ann):
     await root.ask(token.edit_user, name="ann", groups=())
 
     assert not await may(ann, "view", "servers")
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "role:run,resource:tools,name:github/[b-a]",
+        'role:run,resource:tools,when:{"repo":{"like":"x"}}',
+        'role:run,resource:tools,when:{"repo":{"equals":"x"},"Repo":{"equals":"x"}}',
+    ],
+)
+async def test_a_stored_binding_that_is_not_understood_grants_nothing_and_harms_no_other(plane, root, ann, stored):
+    await root.grant("devs", "Group:devs", "role:view,resource:servers")
+
+    def add(session):
+        row = session.get(DefinitionRow, "devs")
+        row.bindings = [*row.bindings, stored]
+        session.add(row)
+
+    await plane.evaluator._policy.store.write(add)
+
+    assert await may(ann, "view", "servers")
+    assert not await may(ann, "run", "tools", "github/a", project="web")
+    assert (await root.ask(rbac.get_definition, name="devs")).bindings == (Binding.parse("role:view,resource:servers"),)
 
 
 async def test_an_operation_is_asked_like_a_right(plane, root, ann):

@@ -44,6 +44,8 @@ def test_a_binding_reads_back_from_its_text(text):
         "action:logs,name:x",
         "action:logs,resource:servers",
         "view servers",
+        "role:view,resource:servers,name:a[",
+        "role:view,resource:servers,name:[b-a]",
     ],
 )
 def test_a_text_that_is_no_binding_is_refused(text):
