@@ -91,7 +91,7 @@ class Theme:
         random, binding = self._random, Binding.parse(text)
         if binding.resource not in GLOBS:
             return text
-        role, resource, name, when = binding.role, binding.resource, binding.name, binding.model_dump()["when"]
+        role, resource, name, when = binding.role, binding.resource, binding.name, binding.model_dump().get("when", {})
         for respect in random.choices(("nothing", "role", "resource", "name", "when"), (6, 1, 1, 3, 4), k=2):
             if respect == "role":
                 role = random.choice(ROLES)
