@@ -44,9 +44,7 @@ def _finite(value: object) -> object:
 def _scalars(value: object) -> object:
     if not isinstance(value, list | tuple):
         raise ValueError("write a list of values")  # noqa: TRY004 - as above
-    for each in value:
-        _scalar(each)
-    return value
+    return tuple(_scalar(each) for each in value)
 
 
 def _is_none(value: object) -> bool:

@@ -167,3 +167,16 @@ def test_mcptokens_of_the_same_name_in_two_projects_are_two():
     text = "kind: mcptoken\nname: ci\nproject: a\n---\nkind: mcptoken\nname: ci\nproject: b\n"
 
     assert len(read_all(list(parse(text, "f.yaml")))) == 2
+
+
+def test_conditions_are_read_from_a_document_in_all_their_forms():
+    text = (
+        "kind: rbac\nname: a\nsubjects: [User:ann]\nroleBindings:\n  - role: run\n    resource: tools\n"
+        "    when:\n      a: {in: [x, 1]}\n      b: {equals: true}\n      c: {min: 1, max: 2.5}\n      d: {glob: 'x*'}\n"
+    )
+
+    (binding,) = manifest(text).spec.bindings
+
+    assert str(binding).endswith(
+        'when:{"a":{"in":["x",1]},"b":{"equals":true},"c":{"min":1,"max":2.5},"d":{"glob":"x*"}}'
+    )
