@@ -172,7 +172,8 @@ def test_mcptokens_of_the_same_name_in_two_projects_are_two():
 def test_conditions_are_read_from_a_document_in_all_their_forms():
     text = (
         "kind: rbac\nname: a\nsubjects: [User:ann]\nroleBindings:\n  - role: run\n    resource: tools\n"
-        "    when:\n      a: {in: [x, 1]}\n      b: {equals: true}\n      c: {min: 1, max: 2.5}\n      d: {glob: 'x*'}\n"
+        "    when:\n      a: {in: [x, 1]}\n      b: {equals: true}\n"
+        "      c: {min: 1, max: 2.5}\n      d: {glob: 'x*'}\n"
     )
 
     (binding,) = manifest(text).spec.bindings
