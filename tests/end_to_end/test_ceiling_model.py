@@ -570,7 +570,8 @@ async def test_nobody_is_ever_given_what_the_giver_does_not_hold(root):  # noqa:
         deadline=None,
         derandomize=True,
         database=None,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate,),  # shrinking takes minutes here, and a failure names the act that gave too much
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
 
