@@ -651,7 +651,7 @@ issue = Call(
     IssuedToken,
     callers=("operator",),
     needs=Need("create", "mcptokens"),
-    timeout=5.0,
+    timeout=10.0,
     http=("POST /mcptokens", "POST /projects/{project}/mcptokens"),
 )
 list_tokens = Call(
@@ -685,7 +685,7 @@ rotate = Call(
     IssuedToken,
     callers=("operator",),
     needs=Need("create", "mcptokens"),
-    timeout=5.0,
+    timeout=10.0,
     http=("POST /projects/{project}/mcptokens/{name}/rotate",),
 )
 delete = Call(
