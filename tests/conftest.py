@@ -1,6 +1,8 @@
 """One real nats-server for the whole run, on a port of its own, with the shipped accounts and permissions."""
 
 import asyncio
+import os
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -10,6 +12,13 @@ from mcpctl.bus.connection import Bus
 from mcpctl.bus.contract import Role
 from mcpctl.bus.identity import ActorIdentity
 from mcpctl.cli.nats_server import NatsServer, free_port
+
+IN_MEMORY = "/dev/shm"
+ROOM_BYTES = 4 << 30
+
+# Thousands of small databases and streams wait for a disk that others may keep busy for seconds; memory does not.
+if os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > ROOM_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", IN_MEMORY)
 
 
 @pytest.fixture(scope="session")
