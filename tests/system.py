@@ -8,6 +8,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from nats.errors import Error
+
 from mcpctl.bus import provision
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts import catalog, token
@@ -112,6 +114,13 @@ class System:
             bearer=self.bearer, project=project, name=name, bindings=tuple(Binding.parse(b) for b in bindings)
         )
         return (await self.operator.call(token.issue, issue)).bearer
+
+    async def wake(self) -> None:
+        """Return when the operator's connection works: the server cuts one whose loop has not run for two seconds."""
+        async with asyncio.timeout(10):
+            while True:
+                with suppress(Error, TimeoutError):
+                    return await self.operator.client.flush(timeout=1)
 
     async def stop(self) -> None:
         with suppress(AttributeError):

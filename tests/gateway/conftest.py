@@ -8,8 +8,15 @@ from tests.gateway.peers import UPSTREAM, http_upstream
 from tests.system import System
 
 
+@pytest_asyncio.fixture(loop_scope="session")
+async def system(running_system):
+    """The whole system, with the operator's connection alive: its loop stood still while tests of other loops ran."""
+    await running_system.wake()
+    return running_system
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def system(tmp_path_factory):
+async def running_system(tmp_path_factory):
     """Projects `dual`, `old`, `new` (HTTP) and `pipe` (stdio) have one server each; `many` has three."""
     running = System(tmp_path_factory.mktemp("system"))
     try:
