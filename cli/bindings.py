@@ -7,6 +7,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
+from mcpctl.bus.bindings import why_useless
 from mcpctl.bus.connection import first_fault
 from mcpctl.bus.contracts import token
 from mcpctl.bus.contracts.rbac import Binding, Role
@@ -23,9 +24,14 @@ _SHA = re.compile(r"[0-9a-f]{64}")
 def parse_bindings(texts: Iterable[str]) -> tuple[Binding, ...]:
     """Read bindings. Raises `CliError` for one that is none."""
     try:
-        return tuple(Binding.parse(text) for text in texts)
+        found = tuple(Binding.parse(text) for text in texts)
     except ValueError as error:
         raise CliError(f"binding: {_fault(error)}", USAGE) from error
+    for binding in found:
+        fault = why_useless(binding)
+        if fault is not None:
+            raise CliError(f"binding: {fault}", USAGE)
+    return found
 
 
 def _fault(error: ValueError) -> str:

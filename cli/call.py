@@ -2,15 +2,17 @@
 
 import asyncio
 import json
-import ssl
 import sys
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
 
-from mcpctl.bus.mcp_messages import INTERNAL_ERROR, INVALID_PARAMS
+from mcpctl.bus.mcp_messages import INTERNAL_ERROR
 from mcpctl.cli.command_groups import Group
+from mcpctl.cli.context import Context
 from mcpctl.cli.endpoint_command import Form, content_lines
 from mcpctl.cli.errors import REFUSED, UNAVAILABLE, USAGE, CliError
 from mcpctl.cli.explain import humane
@@ -22,14 +24,18 @@ from mcpctl.cli.output import note, plain, say
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Call a tool.")
 
-CODES: dict[object, int] = {INVALID_PARAMS: USAGE, INTERNAL_ERROR: UNAVAILABLE}
+CODES: dict[object, int] = {INTERNAL_ERROR: UNAVAILABLE}
 """Exit codes of JSON-RPC errors; the gateway's internal error is a server, or a part behind it, that is away."""
+
+Tools = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Wanted:
     """The call; `assigned` are the `NAME=VALUE` that need the tool's schema to be read."""
 
+    project: str
+    server: str | None
     tool: str
     arguments: dict[str, Any]
     assigned: tuple[str, ...]
@@ -47,7 +53,9 @@ def _call() -> None:
 
 @app.command()
 def tool(
-    name: Annotated[str, typer.Argument(metavar="TOOL", help="Name of the tool, as mcpctl get tools lists it.")],
+    name: Annotated[
+        str, typer.Argument(metavar="TOOL", help="Name of the tool, as mcpctl get tools lists it; or SERVER/TOOL.")
+    ],
     *,
     project: Annotated[str, typer.Option("-p", "--project", metavar="PROJECT", help="Project that it is called in.")],
     server: Annotated[
@@ -76,14 +84,15 @@ def tool(
     \b
     Examples:
       mcpctl call tool time__get_current_time -p demo --arg timezone=UTC
+      mcpctl call tool time/get_current_time -p demo --arg timezone=UTC
       mcpctl call tool time__convert_time -p demo --args @arguments.json
       MCPCTL_TOKEN=... mcpctl call tool git__git_log -p demo --args '{"repo_path": "."}' -o json
     """  # noqa: D301 - \b keeps the examples' lines apart
     if args == token == "-":
         raise CliError("stdin cannot be both --args and --token", USAGE)
     found, bearer = as_agent(context, token, gateway_url)
-    wanted = Wanted(name, _arguments(args), tuple(arg or ()))
-    result = asyncio.run(_run(endpoint(found, project, server), bearer, wanted, timeout, trusted(found)))
+    wanted = Wanted(project, server, name, _arguments(args), tuple(arg or ()))
+    result = asyncio.run(_run(found, bearer, wanted, timeout))
     if output is Form.JSON:
         say(json.dumps(result, indent=2, ensure_ascii=False))
     else:
@@ -103,20 +112,44 @@ def _arguments(text: str | None) -> dict[str, Any]:
     return json_object(text, "--args")
 
 
-async def _run(url: str, bearer: str, wanted: Wanted, timeout: float, tls: ssl.SSLContext | None) -> dict[str, Any]:
-    session = McpSession(url, bearer, timeout=timeout, on_progress=_show_progress, tls=tls)
+async def _run(found: Context, bearer: str, wanted: Wanted, timeout: float) -> dict[str, Any]:
+    """Call the tool, and return its result.
+
+    `SERVER/TOOL` is that server's own name of a tool, unless the project has a tool of just this name.
+    """
+    async with _opened(found, bearer, wanted, timeout) as (session, tools):
+        server, slash, own_name = wanted.tool.partition("/")
+        if wanted.server is not None or not slash or wanted.tool in (tool["name"] for tool in tools):
+            return await _call_tool(session, tools, wanted)
+        left = session.left
+    wanted = replace(wanted, server=server, tool=own_name)
+    async with _opened(found, bearer, wanted, left) as (session, tools):
+        return await _call_tool(session, tools, wanted)
+
+
+@asynccontextmanager
+async def _opened(
+    found: Context, bearer: str, wanted: Wanted, timeout: float
+) -> AsyncIterator[tuple[McpSession, Tools]]:
+    """Connect, and list the tools. Raises `CliError`."""
+    url = endpoint(found, wanted.project, wanted.server)
+    session = McpSession(url, bearer, timeout=timeout, on_progress=_show_progress, tls=trusted(found))
     try:
         await session.connect()
         tools, _ = await session.tools()
-        schema: dict[str, Any] = next((tool["inputSchema"] for tool in tools if tool["name"] == wanted.tool), {})
-        assigned = dict(_assignment(text, schema) for text in wanted.assigned)
-        return await session.call(wanted.tool, wanted.arguments | assigned)
+        yield session, tools
     except RpcFault as fault:
         raise CliError(humane(f"{wanted.tool}: {fault.text}"), CODES.get(fault.rpc_code, REFUSED)) from fault
     except McpErrors as error:
         raise explain_mcp(error, has_token=True, unreachable=UNAVAILABLE) from error
     finally:
         await session.close()
+
+
+async def _call_tool(session: McpSession, tools: Tools, wanted: Wanted) -> dict[str, Any]:
+    schema: dict[str, Any] = next((tool["inputSchema"] for tool in tools if tool["name"] == wanted.tool), {})
+    assigned = dict(_assignment(text, schema) for text in wanted.assigned)
+    return await session.call(wanted.tool, wanted.arguments | assigned)
 
 
 def _assignment(text: str, schema: dict[str, Any]) -> tuple[str, Any]:

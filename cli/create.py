@@ -21,6 +21,7 @@ from mcpctl.cli.options import (
     ContextName,
     Description,
     LabelOption,
+    NamingForm,
     NewName,
     OldBindings,
     OldOperations,
@@ -44,6 +45,10 @@ def project(
         list[str] | None, typer.Option("--server", metavar="SERVER", help="Server that it offers; repeatable.")
     ] = None,
     description: Description = "",
+    naming: Annotated[
+        NamingForm | None,
+        typer.Option(help="Its tools' names: plain, or PREFIX__TOOL (default: prefix where it has several servers)."),
+    ] = None,
     max_token_ttl: Annotated[
         str | None, typer.Option(metavar="TIME", help="The longest that its mcptokens may last: 90d, 12h.")
     ] = None,
@@ -56,6 +61,7 @@ def project(
     \b
     Examples:
       mcpctl create project demo --server time --server git
+      mcpctl create project growing --server time --naming prefix
       mcpctl create project shop --max-token-ttl 90d --label team=shop
     """  # noqa: D301 - \b keeps the examples' lines apart
     spec = checked(
@@ -64,6 +70,7 @@ def project(
         labels=parse_labels(labels),
         description=description,
         servers=tuple(servers or ()),
+        naming=naming,
         max_token_ttl=max_token_ttl,
     )
     _create(catalog.create_project, "project", name, output, context, spec=spec)
@@ -83,7 +90,7 @@ def server(
         typer.Option(metavar="NAME=VALUE", help="Variable to set; NAME=secret:REF takes a secret. Repeatable."),
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option(metavar="PREFIX", help="Stands before its tools' names (default: NAME).")
+        str | None, typer.Option(metavar="PREFIX", help="Stands before its tools' names: PREFIX__TOOL (default: NAME).")
     ] = None,
     description: Description = "",
     projects: Annotated[

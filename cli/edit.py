@@ -21,7 +21,7 @@ from mcpctl.cli.explain import explain
 from mcpctl.cli.finding import one, targets
 from mcpctl.cli.given import ask_password
 from mcpctl.cli.manifests import document, read
-from mcpctl.cli.options import ContextName, Noun, Project
+from mcpctl.cli.options import ContextName, NamingForm, Noun, Project
 from mcpctl.cli.output import note, say
 from mcpctl.cli.resources import Resource
 from mcpctl.cli.session import Session, session
@@ -77,6 +77,9 @@ def edit(
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Change one member; repeatable. No editor is opened."),
     ] = None,
+    naming: Annotated[
+        NamingForm | None, typer.Option(help="project: its tools' names, plain or PREFIX__TOOL. Agents see new names.")
+    ] = None,
     add: Annotated[
         list[str] | None, typer.Option("--add", metavar="KIND:NAME", help="group: a new member, User:ann; repeatable.")
     ] = None,
@@ -101,6 +104,7 @@ def edit(
     Examples:
       mcpctl edit server time
       mcpctl edit project demo --set 'servers=[time,git]' --set description='For the shop'
+      mcpctl edit project demo --naming prefix
       mcpctl edit group devs --add User:bob --remove User:ann
       mcpctl edit user ann --add-group devs
       mcpctl edit user ann --password-stdin < password.txt
@@ -109,6 +113,10 @@ def edit(
     resource.call("edit")
     if len(names) != 1:
         raise CliError("name one resource to edit", USAGE)
+    if naming is not None:
+        if resource.name != "project":
+            raise CliError("--naming is for a project", USAGE)
+        changes = [*(changes or ()), f"naming={naming.value}"]
     membership = Membership(*(tuple(given or ()) for given in (add, remove, add_group, remove_group)))
     membership.check(resource)
     if password_stdin and (resource.name != "user" or changes or membership):

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mcpctl.bus.errors import BusError, NotFound, Unauthenticated
+from mcpctl.bus.contracts import catalog
+from mcpctl.bus.errors import BusError, Forbidden, NotFound, Unauthenticated
 from mcpctl.cli.errors import REFUSED, UNAVAILABLE, USAGE, CliError
 from mcpctl.cli.explain import explain
 from mcpctl.cli.output import note
@@ -47,7 +48,10 @@ def targets(noun: str, names: Sequence[str]) -> tuple[Resource, list[str]]:
 async def find_items(opened: Session, wanted: Wanted) -> tuple[list[Any], list[CliError]]:
     """Return the items that are meant, and an error for each name that has none. Raises `BusError`."""
     if not wanted.names:
-        return await chosen(opened, wanted), []
+        found = await chosen(opened, wanted)
+        if not found:
+            await demand_there(opened, wanted.project)
+        return found, []
     if wanted.resource.lister is not None:
         raise wanted.resource.cannot("get")
     return await each(opened, wanted.names, lambda name: one(opened, wanted.resource, name, wanted.project))
@@ -116,6 +120,18 @@ def demand_project(resource: Resource, project: str | None) -> None:
     """Raise `CliError` where a name means nothing without its project."""
     if resource.in_project and project is None:
         raise CliError(f"{resource.plural} are named within a project: add -p PROJECT", USAGE)
+
+
+async def demand_there(opened: Session, project: str | None) -> None:
+    """Raise `CliError` where there is no such project, as far as the asker may know."""
+    if project is None:
+        return
+    try:
+        await opened.ask(catalog.get_project, name=project)
+    except NotFound as error:
+        raise CliError(f'project "{project}" not found', REFUSED) from error
+    except Forbidden:
+        return
 
 
 def not_found(resource: Resource, name: str, project: str | None) -> CliError:

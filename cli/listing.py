@@ -1,5 +1,6 @@
 """How items of a resource are shown: as a table, as the documents that `apply` takes, as details."""
 
+import importlib
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,6 +8,7 @@ from typing import Any
 
 from mcpctl.bus.contracts import rbac
 from mcpctl.cli.errors import USAGE, CliError
+from mcpctl.cli.finding import Wanted
 from mcpctl.cli.output import label
 from mcpctl.cli.resources import Resource
 from mcpctl.cli.session import Session
@@ -16,6 +18,15 @@ def table(resource: Resource, items: Sequence[Any], *, wide: bool = False) -> tu
     """Return titles and rows."""
     columns = resource.shown(wide=wide)
     return [column.title for column in columns], [[column.cell(item) for column in columns] for item in items]
+
+
+async def filled(opened: Session, wanted: Wanted, items: Sequence[Any]) -> list[Any]:
+    """Return items with what only the wide table shows of them."""
+    if wanted.resource.beside is None:
+        return list(items)
+    module, _, function = wanted.resource.beside.partition(":")
+    add = getattr(importlib.import_module(module), function)
+    return list(await add(opened, items, named=bool(wanted.names)))
 
 
 async def documents(opened: Session, resource: Resource, items: Sequence[Any]) -> list[Any]:
@@ -57,7 +68,12 @@ async def details(opened: Session, resource: Resource, item: Any) -> dict[str, o
         return await _token_details(opened, item)
     spec = getattr(item, "spec", None)
     members = {} if spec is None else _by_label(spec)
-    return members | {name: value for name, value in _by_label(item).items() if name != "Spec"}
+    members |= {name: value for name, value in _by_label(item).items() if name != "Spec"}
+    if resource.name == "server":
+        from mcpctl.cli import server_states  # noqa: PLC0415 - of servers alone
+
+        members["Routers"] = await server_states.details(opened, item.spec.name) or "none answers: see mcpctl status"
+    return members
 
 
 async def _token_details(opened: Session, item: Any) -> dict[str, object]:

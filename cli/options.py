@@ -1,11 +1,20 @@
 """Options that many commands take."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from mcpctl.cli.completion import context_names, nouns_and_names, project_names, resource_names
 from mcpctl.cli.output import Format
+
+
+class NamingForm(StrEnum):
+    """`--naming`: how agents see the tools of a project."""
+
+    PLAIN = "plain"
+    PREFIX = "prefix"
+
 
 ContextName = Annotated[
     str | None,

@@ -34,7 +34,8 @@ class Resource:
     """One noun. `calls` maps verbs to `<contract module>.<call>`.
 
     `instead` says what to do where a verb is not for this noun. `belongs` tells whether an item is one of a project's,
-    where `-p` narrows a list that is not a project's own. `lister` (`<module>:<function>`) lists what no actor keeps.
+    where `-p` narrows a list that is not a project's own. `lister` (`<module>:<function>`) lists what no actor keeps;
+    `beside` adds to its items what only the wide table shows.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Resource:
     belongs: Callable[[Any, str], bool] | None = None
     key: Callable[[Any], str] = lambda item: str(item.name)
     lister: str | None = None
+    beside: str | None = None
 
     def call(self, verb: str) -> Call[Any, Any]:
         """Return the call behind a verb. Raises `CliError` where the noun has no such verb."""
@@ -128,6 +130,7 @@ RESOURCES = (
             Column("SERVERS", lambda p: p.spec.servers),
             AGE,
             Column("DESCRIPTION", lambda p: p.spec.description),
+            Column("NAMING", lambda p: p.spec.naming, wide=True),
             Column("MAX TTL", lambda p: p.spec.max_token_ttl, by=lambda p: p.spec.max_token_ttl_seconds, wide=True),
             LABELS,
         ),
@@ -149,6 +152,7 @@ RESOURCES = (
             Column("PROJECTS", lambda s: s.projects),
             AGE,
             Column("TARGET", _target),
+            Column("STATE", lambda s: getattr(s, "state", None), wide=True),
             Column("PREFIX", lambda s: s.spec.slug, wide=True),
             Column("ISOLATION", lambda s: s.spec.isolation, wide=True),
             Column("DESCRIPTION", lambda s: s.spec.description, wide=True),
@@ -162,6 +166,7 @@ RESOURCES = (
         },
         belongs=lambda server, project: project in server.projects,
         key=_spec_name,
+        beside="mcpctl.cli.server_states:with_states",
     ),
     Resource(
         "mcptoken",

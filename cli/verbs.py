@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from mcpctl.bus.errors import NotFound
+from mcpctl.bus.contracts import catalog
+from mcpctl.bus.errors import BusError, NotFound
 from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.finding import (
     Wanted,
     chosen,
     demand_project,
+    demand_there,
     each,
     end,
     find_items,
@@ -117,9 +119,12 @@ async def _change(wanted: Wanted, verb: str, context: str | None, *, forgiving: 
         demand_project(resource, wanted.project)
 
     async def change(opened: Session, name: str, project: str | None) -> None:
+        held = await _projects_with(opened, name) if (verb, resource.name) == ("delete", "server") else ()
         try:
             await opened.ask(call, name=name, project=project)
             say(f'{resource.name} "{name}" {verb}d')
+            if held:
+                note(f"It was in {'project' if len(held) == 1 else 'projects'} {', '.join(held)}.")
         except NotFound as error:
             if not forgiving:
                 raise not_found(resource, name, project) from error
@@ -130,9 +135,19 @@ async def _change(wanted: Wanted, verb: str, context: str | None, *, forgiving: 
         else:
             meant = await _matching(opened, wanted, verb)
             if not meant:
+                await demand_there(opened, wanted.project)
                 note(nothing(wanted))
         _, failures = await each(opened, meant, lambda pair: change(opened, *pair))
     end(failures)
+
+
+async def _projects_with(opened: Session, server: str) -> Sequence[str]:
+    """Return the projects that lose a server, as far as the asker may know."""
+    try:
+        found: Sequence[str] = (await opened.ask(catalog.get_server, name=server)).projects
+    except BusError:
+        return ()
+    return found
 
 
 async def _matching(opened: Session, wanted: Wanted, verb: str) -> list[tuple[str, str | None]]:

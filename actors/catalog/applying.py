@@ -115,7 +115,10 @@ def _outcome(session: Session, spec: Spec, keyring: Keyring) -> Outcome:
     before = _before(session, ref, missing_ok=True)
     if before is None:
         return Outcome(ref=ref, action="created")
-    same = type(spec).model_validate(before) == spec
+    there = type(spec).model_validate(before)
+    if isinstance(spec, catalog.ProjectSpec) and isinstance(there, catalog.ProjectSpec):
+        spec = projects.settled(spec, there.naming)
+    same = there == spec
     return Outcome(ref=ref, action="unchanged" if same else "configured", before=before)
 
 

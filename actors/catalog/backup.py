@@ -62,7 +62,8 @@ def _demand_sound(session: Session, keyring: Keyring) -> None:
             servers.references(spec)
         for name in session.exec(select(ProjectRow.name)).all():
             what = f"project {name}"
-            projects.get(session, name)
+            project = projects.get(session, name).spec
+            projects.demand_naming(project, None)
             projects.check_slugs(session, name)
         for secret in session.exec(select(SecretRow)).all():
             what = f"secret {secret.name}"

@@ -63,9 +63,27 @@ def _shown(row: ProjectRow, servers: Sequence[str]) -> catalog.Project:
         labels=row.labels,
         description=row.description,
         servers=tuple(servers),
+        naming=naming_of(row),
         max_token_ttl=row.max_token_ttl,
     )
     return catalog.Project(spec=spec, revision=row.revision, created_at=as_datetime(row.created_ms))
+
+
+def naming_of(row: ProjectRow) -> catalog.Naming:
+    """Return how agents see a project's tools. Raises `ValueError` for a row that says nothing known."""
+    if row.naming == "plain":
+        return "plain"
+    if row.naming == "prefix":
+        return "prefix"
+    raise ValueError(f"project {row.name} has an unknown naming")
+
+
+def settled(spec: catalog.ProjectSpec, before: catalog.Naming | None) -> catalog.ProjectSpec:
+    """Return a specification with its naming: what it asks for, or as it was, or (new) by the number of servers."""
+    if spec.naming is not None:
+        return spec
+    fitting: catalog.Naming = "prefix" if len(spec.servers) > 1 else "plain"
+    return spec.model_copy(update={"naming": before or fitting})
 
 
 def create(changing: Changing, spec: catalog.ProjectSpec) -> catalog.Project:
@@ -80,7 +98,9 @@ def add(changing: Changing, spec: catalog.ProjectSpec) -> None:
     session = changing.session
     if session.get(ProjectRow, spec.name) is not None:
         raise Conflict(f"project {spec.name} exists already")
-    row = ProjectRow(name=spec.name, description=spec.description, created_ms=now_ms())
+    spec = settled(spec, None)
+    demand_naming(spec, None)
+    row = ProjectRow(name=spec.name, description=spec.description, naming=spec.naming or "plain", created_ms=now_ms())
     row.labels, row.max_token_ttl = spec.labels, spec.max_token_ttl
     session.add(row)
     session.flush()
@@ -110,8 +130,12 @@ def replace(changing: Changing, spec: catalog.ProjectSpec) -> None:
     """Replace a project's specification, whatever the prefixes of its servers. Raises `NotFound` and as `add` does."""
     session = changing.session
     row = find(session, spec.name)
+    before = naming_of(row)
+    spec = settled(spec, before)
     if spec == get(session, spec.name).spec:
         return
+    demand_naming(spec, before)
+    row.naming = spec.naming or before
     row.description, row.labels, row.max_token_ttl = spec.description, spec.labels, spec.max_token_ttl
     session.add(row)
     session.exec(delete(MemberRow).where(col(MemberRow.project) == spec.name))
@@ -133,7 +157,8 @@ def _fill(session: Session, spec: catalog.ProjectSpec) -> None:
 def append(changing: Changing, project: str, server: str) -> None:
     """Add a server to a project as its last. Raises `NotFound` for the project, `Conflict`."""
     session = changing.session
-    find(session, project)
+    found = get(session, project).spec
+    demand_naming(found.model_copy(update={"servers": (*found.servers, server)}), found.naming)
     last = session.exec(
         select(MemberRow.position).where(col(MemberRow.project) == project).order_by(col(MemberRow.position).desc())
     ).first()
@@ -159,6 +184,23 @@ def remove(changing: Changing, name: str) -> None:
     session.delete(row)
     session.flush()
     changing.record("project", name, "removed")
+
+
+def demand_naming(spec: catalog.ProjectSpec, before: catalog.Naming | None) -> None:
+    """Raise `Conflict` where a project would have several servers and `naming: plain`; `before` is what it has now."""
+    if spec.naming != "plain" or len(spec.servers) <= 1:
+        return
+    names = f"{', '.join(spec.servers[:-1])} and {spec.servers[-1]}"
+    if before != "plain":
+        raise Conflict(
+            f"project {spec.name} cannot have naming plain with several servers, {names}: two of them could have a "
+            "tool of the same name"
+        )
+    raise Conflict(
+        f"project {spec.name} has naming plain, for one server: with {names} all its tools would be renamed to "
+        f"PREFIX__TOOL, also for agents that use them now. If you mean that: mcpctl edit project {spec.name} --naming "
+        "prefix (in a document: naming: prefix)"
+    )
 
 
 def check_slugs(session: Session, project: str) -> None:

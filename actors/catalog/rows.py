@@ -26,6 +26,7 @@ class ProjectRow(SQLModel, table=True):
     name: str = Field(primary_key=True)
     description: str
     labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
+    naming: str = "plain"
     max_token_ttl: str | None = None
     revision: int = 1
     created_ms: int = Field(sa_type=BigInteger)

@@ -20,12 +20,14 @@ def no_access(project: str) -> Forbidden:
 def view(session: Session, project: str) -> catalog.View:
     """Return a project's view. Raises `Forbidden` where there is no such project."""
     epoch, seq = changes.position(session)
-    if session.get(ProjectRow, project) is None:
+    found = session.get(ProjectRow, project)
+    if found is None:
         raise no_access(project)
     rows = projects.member_rows(session, project)
     revisions = servers.connection_revisions(session, rows)
     upstreams = tuple(_upstream(row, revisions[row.name]) for row in rows)
-    return catalog.View(epoch=epoch, seq=seq, project=project, servers=upstreams)
+    naming = projects.naming_of(found)
+    return catalog.View(epoch=epoch, seq=seq, project=project, servers=upstreams, naming=naming)
 
 
 def _upstream(row: ServerRow, revision: str) -> catalog.UpstreamServer:

@@ -17,6 +17,7 @@ HeaderValue = Annotated[str, Field(max_length=8192, pattern=r"^[\x20-\x7e\t]*$")
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 EnvValue = Annotated[str, Field(max_length=32768, pattern=r"^[^\x00]*$")]
 Prefix = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,18}[a-z0-9])?$")]
+Naming = Literal["plain", "prefix"]
 
 _NOT_SENT = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive"}
@@ -26,7 +27,7 @@ _NOT_SENT = frozenset(
 class ServerSpec(Message):
     """An upstream MCP server: reached over Streamable HTTP (`url`) or started over stdio (`command`).
 
-    `prefix` names its tools where a project has several servers: `<prefix>__<tool>`; default: its name.
+    `prefix` names its tools in projects with `naming: prefix`: `<prefix>__<tool>`; default: its name.
     """
 
     name: Label
@@ -70,7 +71,7 @@ class ServerSpec(Message):
 
     @property
     def slug(self) -> str:
-        """What stands before the names of its tools in a project with several servers."""
+        """What stands before the names of its tools in projects with `naming: prefix`."""
         return self.prefix or self.name
 
 
@@ -128,13 +129,16 @@ class DeleteServer(Authorized):
 class ProjectSpec(Message):
     """A project: the servers that its tokens may be given, in the order in which they are listed.
 
-    `max_token_ttl` (`30d`, `12h`) is the longest that an mcptoken of the project may last.
+    `max_token_ttl` (`30d`, `12h`) is the longest that an mcptoken of the project may last. `naming` says how agents
+    see its tools: `plain` (one server, its own names) or `prefix` (`<prefix>__<tool>`). Where it is not given, a new
+    project with several servers has `prefix`, any other new one `plain`, and one that is there keeps its own.
     """
 
     name: Label
     labels: Labels = Field(default_factory=dict)
     description: str = Field("", max_length=500)
     servers: tuple[Label, ...] = Field((), max_length=500)
+    naming: Naming | None = None
     max_token_ttl: Lifetime | None = None
 
     @property
@@ -143,7 +147,7 @@ class ProjectSpec(Message):
 
 
 class Project(Message):
-    """A project as the Catalog keeps it."""
+    """A project as the Catalog keeps it: its `naming` is always set."""
 
     spec: ProjectSpec
     revision: int
@@ -284,6 +288,12 @@ class View(Message):
     seq: int
     project: str
     servers: tuple[UpstreamServer, ...]
+    naming: Naming | None = None
+
+    @property
+    def prefixed(self) -> bool:
+        """Whether names bear prefixes; a Catalog that does not say so goes by the number of servers."""
+        return len(self.servers) > 1 if self.naming is None else self.naming == "prefix"
 
 
 class Unseal(Authorized):

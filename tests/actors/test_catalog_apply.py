@@ -42,7 +42,7 @@ async def test_documents_may_refer_to_each_other(actor, root):
     done = await apply(root, PROJECT, SERVER, SECRET)
 
     assert actions(done) == ALL_CREATED
-    assert (await root.ask(catalog.get_project, name="web")).spec == PROJECT
+    assert (await root.ask(catalog.get_project, name="web")).spec == PROJECT.model_copy(update={"naming": "plain"})
     assert (await root.ask(catalog.get_server, name="git")).spec == SERVER
     assert (await root.ask(catalog.get_secret, name="key")).used_by == ("git",)
 

@@ -90,7 +90,8 @@ def test_an_editor_that_is_not_there_is_one_line(cli, project):
 def test_what_an_editor_shows_is_the_document_without_its_status(cli, project, editor, tmp_path):
     cli.ok("edit", "project", project, **editor(f'cp "$1" {tmp_path}/shown'))
 
-    assert (tmp_path / "shown").read_text() == "kind: project\nname: edited\ndescription: before\nservers:\n- time\n"
+    shown = "kind: project\nname: edited\ndescription: before\nservers:\n- time\nnaming: plain\n"
+    assert (tmp_path / "shown").read_text() == shown
 
 
 def test_an_edit_to_what_is_there_already_changes_nothing(cli, project):

@@ -62,6 +62,7 @@ def test_wide_tables_have_more_columns_and_titles_can_be_left_out(cli, projects)
         "SERVERS",
         "AGE",
         "DESCRIPTION",
+        "NAMING",
         "MAX TTL",
         "LABELS",
     ]

@@ -82,7 +82,7 @@ def test_arguments_that_look_like_a_secret_are_pointed_out_without_their_value(c
 
 
 def test_servers_join_those_that_a_project_has(cli, tmp_path):
-    cli.ok("create", "project", "joined", "--server", "time")
+    cli.ok("create", "project", "joined", "--server", "time", "--naming", "prefix")
     (tmp_path / "mcp.json").write_text(json.dumps({"servers": {"joining": {"command": "x"}}}))
 
     cli.ok("import", "mcpservers", str(tmp_path / "mcp.json"), "-p", "joined", "--prefix", "new-")

@@ -98,6 +98,14 @@ def test_a_tool_of_one_server_has_its_own_name(cli):
     assert "UTC" in text
 
 
+def test_a_tool_is_named_by_its_server_too(cli):
+    text = cli.ok("call", "tool", "time/get_current_time", "-p", "demo", "--arg", "timezone=UTC")
+    result = json.loads(cli.ok("call", "tool", "notes/count", "-p", "demo", "--arg", "to=3", "-o", "json"))
+
+    assert "UTC" in text
+    assert not result.get("isError")
+
+
 def test_an_argument_has_the_type_of_the_tools_schema(cli):
     result = json.loads(cli.ok("call", "tool", "notes__count", "-p", "demo", "--arg", "to=3", "-o", "json"))
 
@@ -125,7 +133,10 @@ def test_an_error_of_the_tool_is_printed_and_the_exit_code_is_1(cli):
         (("time__get_current_time", "-p", "demo", "--args", "{"), 2, "--args is no valid JSON"),
         (("time__get_current_time", "-p", "demo", "--args", "[1]"), 2, "--args must be a JSON object"),
         (("time__get_current_time", "-p", "demo", "--arg", "timezone"), 2, "--arg takes NAME=VALUE"),
-        (("nothing", "-p", "demo"), 2, "Unknown tool"),
+        (("nothing", "-p", "demo"), 1, "Unknown tool"),
+        (("time/nothing", "-p", "demo"), 1, "Unknown tool"),
+        (("nothing/get_current_time", "-p", "demo"), 1, "403"),
+        (("git/get_current_time", "-p", "demo"), 1, "Unknown tool"),
         (("x", "-p", "demo", "--args", "-", "--token", "-"), 2, "stdin cannot be both"),
         (("time__get_current_time", "-p", "demo/../demo"), 1, "403"),
         (("time__get_current_time", "-p", "nowhere"), 1, "403"),
@@ -150,6 +161,6 @@ def test_the_bearer_of_the_environment_is_used_and_can_be_given_otherwise(cli, t
     (tmp_path / "token").write_text(cli.token + "\n")
     (tmp_path / "token").chmod(0o600)
 
-    assert "Unknown tool" in cli.refused(*named, code=2, MCPCTL_TOKEN=bearer)
+    assert "Unknown tool" in cli.refused(*named, code=1, MCPCTL_TOKEN=bearer)
     cli.ok(*named, "--token", f"@{tmp_path}/token", MCPCTL_TOKEN=bearer)
     cli.ok(*named, "--token", "-", stdin=cli.token, MCPCTL_TOKEN=bearer)

@@ -10,7 +10,7 @@ LABEL_FAULT = "must be 1 to 63 of a-z, 0-9 and inner hyphens"
 
 @pytest.fixture
 def project(cli):
-    cli.ok("create", "project", "shop", "--server", "time", "--description", "For the shop")
+    cli.ok("create", "project", "shop", "--server", "time", "--naming", "prefix", "--description", "For the shop")
     yield "shop"
     cli.run("delete", "project", "shop")
 
