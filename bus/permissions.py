@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from mcpctl.bus.contract import ACTORS, PREFIX, Call, Event, Role, declared
 from mcpctl.bus.contracts import CONTRACTS, audit
 from mcpctl.bus.identity import INBOX, SERVICE_INBOX, inbox_of
+from mcpctl.bus.peer_frames import EVERY_GATEWAY
 
 SESSIONS_BUCKET = "sessions"
+OWNERS_BUCKET = "owners"
 SINK_CONSUMER = "sink"
 
 
@@ -28,7 +30,7 @@ def of(role: Role, caller: str) -> Permissions:
             if isinstance(item, Event) and role in item.listeners:
                 granted.subscribe.append(item.subject)
     granted.publish += [subject.format(caller=caller) for subject in _PUBLISH.get(role, ())]
-    granted.subscribe += _SUBSCRIBE.get(role, ())
+    granted.subscribe += [subject.format(caller=caller) for subject in _SUBSCRIBE.get(role, ())]
     if role in ACTORS:
         # The right to answer is static: `allow_responses` expires long streams and can be aimed at any subject.
         granted.publish += [f"{INBOX}.>", f"{audit.APPEND}.{caller}"]
@@ -46,6 +48,7 @@ _PUBLISH: dict[Role, tuple[str, ...]] = {
         f"{INBOX}.*.{SERVICE_INBOX}.>",
         f"{PREFIX}.mcp.*.{{caller}}",
         f"{PREFIX}.router.*.{{caller}}",
+        f"{PREFIX}.gateway.*.{{caller}}",
         f"{audit.APPEND}.{{caller}}",
     ),
     "operator": _ASK_SERVICES,
@@ -54,7 +57,7 @@ _PUBLISH: dict[Role, tuple[str, ...]] = {
 """What a role may publish beside the calls of the contracts."""
 
 _SUBSCRIBE: dict[Role, tuple[str, ...]] = {
-    "gateway": ("$SRV.>",),
+    "gateway": ("$SRV.>", f"{PREFIX}.gateway.{{caller}}.*", f"{PREFIX}.gateway.{EVERY_GATEWAY}.*"),
     "router": (f"{PREFIX}.mcp.*.* router", f"{PREFIX}.router.*.*"),
     "audit": (audit.TAIL,),
 }
@@ -79,15 +82,15 @@ def streams_user(role: Role) -> Permissions:
         created = [f"$JS.API.CONSUMER.CREATE.{audit.STREAM}.{SINK_CONSUMER}.>"]
         acks = [f"$JS.ACK.{audit.STREAM}.{SINK_CONSUMER}.>"]
         return Permissions(publish=of_stream + of_consumer + created + acks, subscribe=[inbox])
-    bucket = f"KV_{SESSIONS_BUCKET}"
+    sessions, owners = f"KV_{SESSIONS_BUCKET}", f"KV_{OWNERS_BUCKET}"
     return Permissions(
         publish=[
-            f"$JS.API.STREAM.INFO.{bucket}",
-            f"$JS.API.STREAM.MSG.GET.{bucket}",
-            f"$JS.API.DIRECT.GET.{bucket}.>",
-            f"$JS.API.CONSUMER.CREATE.{bucket}.>",
-            f"$JS.API.CONSUMER.DELETE.{bucket}.>",
+            *(f"$JS.API.STREAM.{verb}.{bucket}" for bucket in (sessions, owners) for verb in ("INFO", "MSG.GET")),
+            f"$JS.API.CONSUMER.CREATE.{sessions}.>",
+            f"$JS.API.CONSUMER.DELETE.{sessions}.>",
+            f"$JS.API.STREAM.PURGE.{owners}",
             f"$KV.{SESSIONS_BUCKET}.>",
+            f"$KV.{OWNERS_BUCKET}.>",
             "$JS.FC.>",
         ],
         subscribe=[inbox],

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StreamConfig
+from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 
 from mcpctl.bus.connection import connect_nats
 from mcpctl.bus.contracts import audit
 from mcpctl.bus.nats_config import PROVISIONER
-from mcpctl.bus.permissions import SESSIONS_BUCKET
+from mcpctl.bus.permissions import OWNERS_BUCKET, SESSIONS_BUCKET
 
 SESSION_IDLE_SECONDS = 24 * 3600
 AUDIT_BYTES = 4 * 1024**3
@@ -45,6 +45,23 @@ async def provision(url: str, keys: Path, *, replicas: int = 1) -> None:
         except NotFoundError:
             await jetstream.create_key_value(
                 KeyValueConfig(bucket=SESSIONS_BUCKET, ttl=SESSION_IDLE_SECONDS, replicas=replicas)
+            )
+        try:
+            await jetstream.stream_info(f"KV_{OWNERS_BUCKET}")
+        except NotFoundError:
+            # A bucket like any other, but for messages that last as long as they say: a lease, or a claim.
+            await jetstream.add_stream(
+                StreamConfig(
+                    name=f"KV_{OWNERS_BUCKET}",
+                    subjects=[f"$KV.{OWNERS_BUCKET}.>"],
+                    storage=StorageType.FILE,  # kept over a restart of the server: routers go on in the meantime
+                    max_msgs_per_subject=1,
+                    discard=DiscardPolicy.NEW,
+                    allow_msg_ttl=True,
+                    allow_rollup_hdrs=True,
+                    deny_delete=True,
+                    num_replicas=replicas,
+                )
             )
     finally:
         await client.close()

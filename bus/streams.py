@@ -30,6 +30,8 @@ HEARTBEAT = 0.5
 """Seconds between the server's signs of life on an idle delivery."""
 
 EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
+TTL = "Nats-TTL"
+"""Seconds after which the server lets one message go, by its own clock (ADR-43); the stream must allow it."""
 
 _NOT_FOUND = frozenset({10037, 10059, 10014})
 """JetStream's error codes: no message found, no such stream, no such consumer."""
@@ -89,15 +91,23 @@ class Streams:
         at = int(datetime.fromisoformat(message["time"]).timestamp() * 1e9)
         return Stored(message["subject"], message["seq"], at, base64.b64decode(message.get("data", "")), headers)
 
-    async def put(self, subject: str, data: bytes, headers: dict[str, str], *, after: int | None = None) -> int:
-        """Store a message and return its sequence.
+    async def put(
+        self, subject: str, data: bytes, headers: dict[str, str], *, after: int | None = None, ttl: int | None = None
+    ) -> int:
+        """Store a message, for `ttl` seconds where given, and return its sequence.
 
         With `after`, only if that is the subject's last sequence still (0: there is none); else `Conflict`.
         Raises `Unavailable`, and `DeadlineExceeded` where it may have been stored all the same.
         """
         if after is not None:
             headers = headers | {EXPECTED_LAST: str(after)}
+        if ttl is not None:
+            headers = headers | {TTL: f"{ttl}s"}
         return int((await self._request(subject, data, headers))["seq"])
+
+    async def purge(self, stream: str, subject: str) -> None:
+        """Remove all messages of the subjects that fit. Raises `NotFound`, `Unavailable`."""
+        await self.ask(f"STREAM.PURGE.{stream}", {"filter": subject})
 
     async def make_consumer(self, stream: str, name: str, config: dict[str, object]) -> None:
         """Make a consumer, or bring the one of that name to `config`. Raises `NotFound`, `Unavailable`."""

@@ -5,16 +5,18 @@ import hashlib
 
 import pytest
 
-from mcpctl.actors import session_gate
-from mcpctl.actors.session_gate import RecentChanges, SessionGate
+from mcpctl.actors.session_gate import SessionGate, recent_changes, sessions
+from mcpctl.actors.session_gate.recent_changes import RecentChanges
 from mcpctl.actors.settings import ActorSettings
+from mcpctl.bus.actor import Caller
 from mcpctl.bus.bearer import digest, mint
 from mcpctl.bus.connection import Bus, connect_nats
 from mcpctl.bus.contract import Call, Change, PullChanges
 from mcpctl.bus.contracts import session, token
-from mcpctl.bus.errors import BusError, Forbidden, NotFound, Unauthenticated, Unavailable
+from mcpctl.bus.errors import BusError, Conflict, Forbidden, NotFound, Unauthenticated, Unavailable
 from mcpctl.bus.identity import ActorIdentity, AdmittedIdentity
 from mcpctl.bus.nats_config import PROVISIONER
+from mcpctl.bus.permissions import SESSIONS_BUCKET
 from mcpctl.bus.provision import provision
 from mcpctl.cli.nats_server import NatsServer, free_port
 
@@ -70,7 +72,7 @@ class Stage:
         return client.jetstream()
 
     async def delete_bucket(self):
-        await (await self.provisioner()).delete_stream(session_gate.STREAM)
+        await (await self.provisioner()).delete_stream(f"KV_{SESSIONS_BUCKET}")
 
     async def make_bucket_anew(self):
         await self.delete_bucket()
@@ -124,17 +126,23 @@ class Replica:
     async def set_log_level(self, bearer, session_id, level):
         await self.ask(session.set_log_level, bearer=bearer, id=session_id, level=level)
 
+    async def subscribe(self, bearer, session_id, uri, *, subscribed=True):
+        return await self.ask(session.set_subscription, bearer=bearer, id=session_id, uri=uri, subscribed=subscribed)
+
+    async def take_stream(self, gateway, bearer, session_id):
+        return await self.ask(session.take_stream, caller=gateway, bearer=bearer, id=session_id)
+
     async def close(self, bearer, session_id):
         await self.ask(session.close, bearer=bearer, id=session_id)
 
     async def pull(self, epoch="", seq=-1):
         return await self.ask(session.feed.pull, epoch=epoch, seq=seq, instance="test")
 
-    async def ask(self, call: Call, **fields):
-        methods = [getattr(type(self.gate), name) for name in dir(type(self.gate))]
-        method = next(method for method in methods if getattr(method, "answers", None) == call)
+    async def ask(self, call: Call, caller="gateway-test", **fields):
+        bound = [getattr(part, name) for part in self.gate.parts for name in dir(type(part))]
+        method = next(method for method in bound if getattr(method, "answers", None) == call)
         async with asyncio.timeout(5):
-            return await method(self.gate, call.request(**fields), None)
+            return await method(call.request(**fields), Caller(caller))
 
     async def eventually(self, ask):
         """Ask until the gate is there to answer."""
@@ -176,7 +184,7 @@ async def test_the_bucket_holds_no_id(gate, registry, stage):
     bearer = registry.add("web")
     opened = await gate.open(bearer)
 
-    held = await gate.gate._streams.last(session_gate.STREAM, session_gate.SUBJECT + opened.session.key)
+    held = await gate.gate._bucket.last(opened.session.key)
 
     assert opened.session.key == hashlib.sha256(opened.id.encode()).hexdigest()
     assert opened.id.encode() not in held.data
@@ -211,13 +219,15 @@ async def test_a_session_of_another_bearer_is_as_unknown_as_any(gate, registry):
             gate.find(bearer, session_id),
             gate.close(bearer, session_id),
             gate.set_log_level(bearer, session_id, "info"),
+            gate.subscribe(bearer, session_id, "note://1"),
+            gate.take_stream("gateway-a", bearer, session_id),
         ):
             with pytest.raises(NotFound) as refused:
                 await ask
             texts.add(str(refused.value))
 
     assert texts == {"no such session"}
-    assert (await gate.find(owner, opened.id)).session.log_level is None
+    assert (await gate.find(owner, opened.id)).session == opened.session
 
 
 async def test_a_closed_session_is_not_found_on_another_replica_at_once(gate, registry, stage):
@@ -267,6 +277,89 @@ async def test_log_levels_set_at_once_do_not_revive_a_closed_session(gate, regis
             await gate.find(bearer, opened.id)
 
 
+async def test_subscriptions_are_remembered_once_each_and_forgotten(gate, registry, stage):
+    bearer = registry.add("web")
+    other = Replica(await stage.gate())
+    opened = await gate.open(bearer)
+
+    for uri in ("note://1", "note://2", "note://3", "note://1"):
+        last = await gate.subscribe(bearer, opened.id, uri)
+    assert last.session.subscriptions == ("note://1", "note://2", "note://3")
+    for uri in ("note://2", "note://2", "note://unknown"):
+        last = await other.subscribe(bearer, opened.id, uri, subscribed=False)
+
+    assert last.session.subscriptions == ("note://1", "note://3")
+    assert (await gate.find(bearer, opened.id)) == last
+
+
+async def test_a_subscription_that_is_there_already_changes_nothing(gate, registry):
+    bearer = registry.add("web")
+    opened = await gate.open(bearer)
+    first = await gate.subscribe(bearer, opened.id, "note://1")
+
+    again = await gate.subscribe(bearer, opened.id, "note://1")
+
+    assert (first.seq, again) == (opened.seq + 1, first)
+
+
+async def test_a_thousand_subscriptions_are_enough_and_one_can_be_exchanged(gate, registry, monkeypatch):
+    monkeypatch.setattr(session, "MAX_SUBSCRIPTIONS", 3)
+    bearer = registry.add("web")
+    opened = await gate.open(bearer)
+    for number in range(3):
+        await gate.subscribe(bearer, opened.id, f"note://{number}")
+
+    with pytest.raises(Conflict, match="has 3 subscriptions, and cannot have more: unsubscribe from one"):
+        await gate.subscribe(bearer, opened.id, "note://3")
+    await gate.subscribe(bearer, opened.id, "note://0")
+    await gate.subscribe(bearer, opened.id, "note://0", subscribed=False)
+    last = await gate.subscribe(bearer, opened.id, "note://3")
+
+    assert last.session.subscriptions == ("note://1", "note://2", "note://3")
+
+
+async def test_the_uris_of_all_subscriptions_have_a_limit_together(gate, registry):
+    bearer = registry.add("web")
+    opened = await gate.open(bearer)
+    uris = [f"note://{number}/{'é' * 8180}" for number in range(session.MAX_SUBSCRIPTION_BYTES // (2 * 8180) + 1)]
+
+    for uri in uris[:-1]:
+        await gate.subscribe(bearer, opened.id, uri)
+    with pytest.raises(Conflict, match="longer than 262144 bytes together"):
+        await gate.subscribe(bearer, opened.id, uris[-1])
+
+    assert (await gate.find(bearer, opened.id)).session.subscriptions == tuple(uris[:-1])
+
+
+async def test_subscriptions_set_at_once_on_two_replicas_are_all_kept(gate, registry, stage):
+    bearer = registry.add("web")
+    other = Replica(await stage.gate())
+    opened = await gate.open(bearer)
+
+    uris = {f"note://{number}" for number in range(40)}
+
+    await asyncio.gather(*((gate, other)[len(uri) % 2].subscribe(bearer, opened.id, uri) for uri in uris))
+
+    assert set((await gate.find(bearer, opened.id)).session.subscriptions) == uris
+
+
+async def test_the_newest_stream_of_a_session_is_known_by_its_gateway_and_number(gate, registry, stage):
+    bearer = registry.add("web")
+    other = Replica(await stage.gate())
+    opened = await gate.open(bearer)
+
+    takers = ((gate, "gateway-a"), (other, "gateway-b"), (gate, "gateway-b"))
+    taken = [await replica.take_stream(name, bearer, opened.id) for replica, name in takers]
+
+    assert [(each.session.stream, each.session.stream_number) for each in taken] == [
+        ("gateway-a", 1),
+        ("gateway-b", 2),
+        ("gateway-b", 3),
+    ]
+    assert [each.seq for each in taken] == [opened.seq + 1, opened.seq + 2, opened.seq + 3]
+    assert await other.find(bearer, opened.id) == taken[-1]
+
+
 async def test_every_replica_answers_a_pull_with_what_any_replica_did(gate, registry, stage):
     bearer = registry.add("web")
     other = Replica(await stage.gate())
@@ -295,7 +388,7 @@ async def test_a_pull_is_not_answered_before_the_replica_has_seen_it_all(gate, r
 
 
 async def test_a_replica_that_does_not_catch_up_vouches_for_nothing(gate, registry, monkeypatch):
-    monkeypatch.setattr(session_gate, "CATCH_UP", 0.1)
+    monkeypatch.setattr(recent_changes, "CATCH_UP", 0.1)
     monkeypatch.setattr(gate.gate._recent, "take", lambda _: None)
     await gate.open(registry.add("web"))
 
@@ -372,7 +465,7 @@ async def test_it_starts_without_its_bucket_and_waits_for_it(stage, registry):
 async def test_a_session_long_in_use_is_kept_alive(gate, registry, monkeypatch):
     bearer = registry.add("web")
     opened = await gate.open(bearer)
-    monkeypatch.setattr(session_gate, "REFRESH_SECONDS", -1)
+    monkeypatch.setattr(sessions, "REFRESH_SECONDS", -1)
 
     found = await gate.find(bearer, opened.id)
 
@@ -393,15 +486,21 @@ async def test_a_gateway_asks_and_hears_over_the_bus(plane, root):
 
     opened = await gateway.call(session.open_session, session.OpenSession(bearer=bearer, project="web", **INIT))
     await gateway.call(session.set_log_level, session.SetLogLevel(bearer=bearer, id=opened.id, level="info"))
+    asked = session.SetSubscription(bearer=bearer, id=opened.id, uri="note://1", subscribed=True)
+    subscribed = await gateway.call(session.set_subscription, asked)
+    taken = await gateway.call(session.take_stream, session.TakeStream(bearer=bearer, id=opened.id))
     await gateway.call(session.close, session.CloseSession(bearer=bearer, id=opened.id))
 
     async with asyncio.timeout(5):
-        changed = [await heard.get() for _ in range(3)]
+        changed = [await heard.get() for _ in range(5)]
     assert [(each.change.seq, each.change.action) for each in changed] == [
         (opened.seq, "created"),
         (opened.seq + 1, "changed"),
-        (opened.seq + 2, "removed"),
+        (subscribed.seq, "changed"),
+        (taken.seq, "changed"),
+        (opened.seq + 4, "removed"),
     ]
+    assert taken.session.stream == gateway.caller
     assert {(each.epoch, each.change.key) for each in changed} == {(opened.epoch, opened.session.key)}
     with pytest.raises(NotFound):
         await gateway.call(session.find, session.FindSession(bearer=bearer, id=opened.id))
@@ -423,4 +522,4 @@ async def test_ten_thousand_sessions_leave_the_replica_small_and_quick(gate, reg
 
     assert now.seq == 10_000
     assert found.session.owner == digest(bearer)
-    assert len(gate.gate._recent._changes) <= session_gate.REMEMBERED
+    assert len(gate.gate._recent._changes) <= recent_changes.REMEMBERED
