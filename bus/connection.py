@@ -80,7 +80,7 @@ class Tasks:
         await cancel(*self._running)
 
 
-async def cancel(*tasks: "asyncio.Task[None]") -> None:
+async def cancel(*tasks: "asyncio.Task[Any]") -> None:
     """Cancel tasks and return when they have ended.
 
     Once is not enough: on Python 3.11 `asyncio.wait_for` swallows a cancellation that meets its result.

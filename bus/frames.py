@@ -1,8 +1,12 @@
 """The messages of the data plane: one JSON head line, a newline, and a raw body that is never re-modelled.
 
 A request's body is the raw `params` object of an MCP 2026-07-28 request. The answer is a numbered row of
-frames: `accepted` (after 50 ms, names the router), `beat` (every two seconds), `msg` (a notification, whole),
-`part` (a piece of a body too large for one message) and exactly one `end`.
+frames: `accepted` (after 50 ms, names the router), `msg` (a notification, whole), `part` (a piece of a body too
+large for one message) and exactly one `end`. Or it is `moved`: another router owns what the call needs, and the same
+request is to be sent to that one, whose frames are numbered from 1 again.
+
+A router that has calls of a gateway at hand says so with one `beat` (number 0) to `<reply prefix>.beat` every two
+seconds, however many calls they are.
 """
 
 from typing import Literal
@@ -19,7 +23,13 @@ FIRST_FRAME_WITHIN = 1.0
 """Seconds without any frame after which a call counts as never received."""
 
 BEAT_EVERY = 2.0
-"""Seconds between two `beat` frames of a running call."""
+"""Seconds between two `beat` frames of a router to a gateway of which it has calls."""
+
+BEAT = "beat"
+"""Last token of the subject of beats, in the place of a call's number."""
+
+MOVES = 3
+"""Times that a call may be sent on to another router."""
 
 SILENCE_LIMIT = 6.5
 """Seconds without a frame after which the router of a running call counts as dead: three beats."""
@@ -36,14 +46,21 @@ def mcp_subject(project: str, caller: str) -> str:
 
 
 def router_subject(router: str, caller: str) -> str:
+    """Return the subject of one router: a message with a reply subject is a request, one without a `Cancel`."""
     return f"{PREFIX}.router.{router}.{caller}"
+
+
+def gateway_subject(gateway: str, caller: str) -> str:
+    """Return the subject on which one gateway hears others, for streams and requests of a session that it holds."""
+    return f"{PREFIX}.gateway.{gateway}.{caller}"
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     """Head of a request.
 
-    `budget` is in milliseconds, `era` is the client's; `session` and `request_id` (JSON text) name a legacy
-    client's session and request, by which any gateway may cancel it.
+    `budget` is in milliseconds (without meaning for `subscriptions/listen`), `era` is the client's; `session` and
+    `request_id` (JSON text) name a legacy client's session and request, by which any gateway may cancel it. `headers`
+    are a stateless client's `Mcp-Param-*`, as it sent them (None for a client that cannot know of them).
     """
 
     bearer: str
@@ -57,15 +74,21 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     request_id: str | None = None
     trace: str | None = None
     gateway: str | None = None
+    headers: dict[str, str] | None = None
 
     def __repr__(self) -> str:
         return f"Request({self.method} in {self.project})"
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Head of a frame. `error` marks a body that is a JSON-RPC error; `fault` a `BusError`: its code, then its text."""
+    """Head of a frame.
 
-    kind: Literal["accepted", "beat", "msg", "part", "end"]
+    `router` is who has the call (`accepted`, `beat`) or should get it (`moved`; a body is then the JSON-RPC error to
+    answer with where that router is gone). `error` marks a body that is a JSON-RPC error; `fault` a `BusError`: its
+    code, then its text.
+    """
+
+    kind: Literal["accepted", "beat", "msg", "part", "end", "moved"]
     number: int
     router: str | None = None
     error: bool = False

@@ -53,6 +53,7 @@ FAREWELL_TIMEOUT = 2.0  # seconds for what close() still says
 MAX_SIDE_TASKS = 256
 RETRY = 1.0  # seconds before a dropped stream is resumed, if the server names no other time
 MIN_RETRY = 0.02  # seconds
+STANDING = 10.0 * 365 * 86400  # seconds: a stream that nothing is asked on has no deadline
 MAX_BARREN = 3  # resumptions in a row that bring no event
 RESUME_LATER = frozenset((409, 429))  # 409: the server has not noticed yet that the old stream is gone
 NOT_MODERN = frozenset((400, 404, 405, 406))  # what a legacy server says to server/discover
@@ -66,6 +67,16 @@ _OWN = FRAMING | {
     "mcp-protocol-version",
     "mcp-session-id",
 }
+
+CHANGES = frozenset(
+    {
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+    }
+)
+"""Notifications that concern whoever listens, not the request on whose stream they may come."""
 
 OnNotification = Callable[[str, bytes], None]
 OnServerRequest = Callable[[str, bytes], bool]
@@ -97,6 +108,9 @@ class McpHttpClient:
     ) -> None:
         """Raise ValueError for a URL or a header that cannot be sent safely."""
         self.server: ServerInfo | None = None
+        self.on_change: OnNotification | None = None
+        """Hears of every change that the server announces, on whichever stream it comes."""
+
         self._url = Url.parse(url)
         own = {"User-Agent": f"mcpctl/{__version__}"}
         if any(name.lower() == "user-agent" for name in headers or {}):
@@ -140,6 +154,7 @@ class McpHttpClient:
         name: str | None = None,
         on_notification: OnNotification | None = None,
         on_server_request: OnServerRequest | None = None,
+        owner: str = "",  # noqa: ARG002 - of the other transport: here a server asks on the stream of its call
         timeout: float,
         extra_headers: Mapping[str, str] | None = None,
     ) -> Answer:
@@ -175,6 +190,30 @@ class McpHttpClient:
         """Send the answer to a legacy server's request: a whole JSON-RPC response."""
         await self._tell(self._spoken(), None, message, SIDE_TIMEOUT)
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    async def stand(self) -> None:
+        """Hold for ever the stream of a legacy session on which comes what belongs to no call (2025-11-25, transports).
+
+        Raises `McpTransportError` where it is lost (status 405: the server has none), and `McpSessionLost`.
+        """
+        dialect = self._spoken()
+        call, events = self._call(dialect, None, None), EventStream(self._max_answer)
+        while True:
+            last = b"Last-Event-ID: %b\r\n" % events.last_event_id if events.last_event_id else b""
+            get = b"GET%bAccept: text/event-stream\r\n%b\r\n" % (dialect.head, last)
+            try:
+                response = await self._pool.exchange(get, asyncio.get_running_loop().time() + STANDING)
+                if response.stream is None:
+                    raise refused(response, session=dialect.session)
+                await read_stream(response.stream, events, call)
+            except HttpError as error:
+                raise McpTransportError(str(error), sent=True) from error
+            events.restart()
+            await asyncio.sleep(RETRY if events.retry is None else max(events.retry, MIN_RETRY))
+
     async def close(self) -> None:
         """End a legacy session and close all connections; requests that still run fail."""
         if self._closed:
@@ -208,8 +247,15 @@ class McpHttpClient:
         on_notification: OnNotification | None,
         on_server_request: OnServerRequest | None,
     ) -> PendingCall:
+        def noted(method: str, message: bytes) -> None:
+            if method in CHANGES:
+                if self.on_change is not None:
+                    self.on_change(method, message)
+            elif on_notification is not None:
+                on_notification(method, message)
+
         if dialect.modern:
-            return PendingCall(next(self._ids), on_notification, None)
+            return PendingCall(next(self._ids), noted, None)
 
         def heard(method: str, request_id: bytes, message: bytes) -> None:
             if method == "ping":
@@ -217,7 +263,7 @@ class McpHttpClient:
             elif on_server_request is None or not on_server_request(method, message):
                 self._reply(dialect, request_id, b'"error":{"code":-32601,"message":"Method not found"}')
 
-        return PendingCall(next(self._ids), on_notification, heard)
+        return PendingCall(next(self._ids), noted, heard)
 
     # The handshake
 

@@ -81,6 +81,8 @@ class Params(msgspec.Struct):
     name: str | UnsetType = UNSET
     uri: str | UnsetType = UNSET
     arguments: Raw | UnsetType = UNSET
+    state: str | UnsetType = msgspec.field(name="requestState", default=UNSET)
+    responses: Raw | UnsetType = msgspec.field(name="inputResponses", default=UNSET)
 
 
 class LogMessage(msgspec.Struct):
@@ -152,8 +154,12 @@ def reaches(level: str, message: bytes) -> bool:
         return False
 
 
-DECISIVE = frozenset({"name", "uri", "ref", "arguments", "_meta", "cursor", "type"})
+DECISIVE = frozenset(
+    {"name", "uri", "ref", "arguments", "_meta", "cursor", "type", "requestState", "inputResponses"}
+)
 """Members of `params` and `ref` by which a request is decided."""
+
+_FOLDED = frozenset(name.casefold() for name in DECISIVE)
 
 
 def canonical(body: bytes) -> bytes:
@@ -164,7 +170,7 @@ def canonical(body: bytes) -> bytes:
     """
     fields = decode_fields(body)
     for name in fields:
-        if name not in DECISIVE and name.casefold() in DECISIVE:
+        if name not in DECISIVE and name.casefold() in _FOLDED:
             raise ValueError(f"the member {name!r} is too much like {name.casefold()!r}")
     return encode(fields)
 
@@ -174,6 +180,13 @@ def same_id(request_id: bytes) -> str:
     if request_id.startswith(b'"'):
         return encode(decode_value(request_id)).decode()
     return bytes(request_id).decode()
+
+
+def capabilities_of(info: bytes) -> dict[str, Any]:
+    """Return the capabilities in a server's own words (`initialize`, `server/discover`); none where they are odd."""
+    said = decode_value(info)
+    offered = said.get("capabilities") if isinstance(said, dict) else None
+    return offered if isinstance(offered, dict) else {}
 
 
 def with_meta(params: bytes, members: bytes, *, has_meta: bool) -> bytes:

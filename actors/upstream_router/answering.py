@@ -10,14 +10,21 @@ from typing import Any
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.upstream_router import lists, routes
 from mcpctl.actors.upstream_router.access import Access, AccessCache
+from mcpctl.actors.upstream_router.asking import Asking, Carried, Moved
 from mcpctl.actors.upstream_router.call import Call
+from mcpctl.actors.upstream_router.era import NOTHING, capabilities_for_legacy
+from mcpctl.actors.upstream_router.list_cursors import Cursors
+from mcpctl.actors.upstream_router.listening import Listening, Seen
 from mcpctl.actors.upstream_router.naming import Naming
+from mcpctl.actors.upstream_router.owners import Owners, state_of
 from mcpctl.actors.upstream_router.project import Member, Project, discover, info_of
+from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.routes import Route
 from mcpctl.actors.upstream_router.upstreams import Upstreams
 from mcpctl.actors.upstream_router.uses import Uses
 from mcpctl.bus.auditing import AuditWriter
-from mcpctl.bus.errors import BusError, Forbidden, Unauthenticated, Unavailable
+from mcpctl.bus.bearer import digest
+from mcpctl.bus.errors import BusError, Forbidden, NotFound, Unauthenticated, Unavailable
 from mcpctl.bus.feed import LEASE
 from mcpctl.bus.mcp_client import Answer
 from mcpctl.bus.mcp_messages import (
@@ -47,10 +54,20 @@ class Answering:
     """Answers calls by what their bearer may do; the upstream is not asked before that is known."""
 
     def __init__(
-        self, access: AccessCache, upstreams: Upstreams, audit: AuditWriter, uses: Uses, settings: ActorSettings
+        self,
+        access: AccessCache,
+        upstreams: Upstreams,
+        asking: Asking,
+        listening: Listening,
+        owners: Owners,
+        seal: Seal,
+        audit: AuditWriter,
+        uses: Uses,
+        settings: ActorSettings,
     ) -> None:
         self._access, self._upstreams, self._audit, self._settings = access, upstreams, audit, settings
-        self._uses = uses
+        self._asking, self._listening, self._owners, self._uses = asking, listening, owners, uses
+        self._seal = seal
         self._projects: dict[tuple[str, str | None], Project] = {}
 
     async def answer(self, call: Call, body: bytes) -> Answer:
@@ -70,7 +87,9 @@ class Answering:
         if method in ROUTED:
             return await self._answer_routed(call, access, project, asked)
         if method in lists.LISTS or method == "server/discover":
-            return await self._answer_listed(call, access, project, body)
+            return await self._answer_listed(call, access, project, asked)
+        if method == "subscriptions/listen":
+            return await self._answer_listen(call, project, asked)
         return Answer(result=None, error=error_body(METHOD_NOT_FOUND, f"Method not found: {method}"))
 
     async def still_allowed(self, call: Call) -> bool:
@@ -106,36 +125,76 @@ class Answering:
         self._projects[key] = project
         return project
 
-    def _member(self, call: Call, naming: Naming) -> Member:
-        # By the bearer too: a session's key alone is only the gateway's word.
-        session = f"{call.principal.sha if call.principal else ''}:{call.head.session or ''}"
+    def _members(self, call: Call, access: Access, project: Project, asked: Asked) -> list[Member]:
+        """Return the servers that the caller sees something of."""
+        namings = [n for n in project.namings if access.scope.touches_server(n.server.name)]
+        return [self._member(call, naming, asked.params) for naming in namings]
+
+    def _member(self, call: Call, naming: Naming, params: Params) -> Member:
         authority = (call.head.bearer, call.head.project)
-        return Member(self._upstreams.get(naming.server, session, authority), naming)
+        declared = capabilities_for_legacy(bytes(params.meta.capabilities or NOTHING)) if params.meta else NOTHING
+        state = _state(call) if naming.server.isolation == "session" else ""
+        return Member(self._upstreams.get(naming.server, state, authority, call.head.era, declared), naming)
+
+    async def _owned(self, call: Call, naming: Naming) -> None:
+        """Make sure that this router owns the caller's state at a server that keeps one.
+
+        Raises `Moved` where another does, and `NotFound` where the state of a session was lost with its router.
+        """
+        if naming.server.isolation != "session":
+            return
+        owner = await self._owners.owner_of(call.head, naming.server.name)
+        if owner.router != self._owners.router:
+            raise Moved(owner.router)
+        gone = owner.lost or not (owner.fresh or self._upstreams.has_state(naming.server.name, _state(call)))
+        if gone and call.head.session is not None:
+            raise NotFound(f"the state of this session at server {naming.server.name} is lost: initialize again")
 
     def _timeout(self, call: Call) -> float:
         return min(self._settings.upstream_timeout_ms, call.head.budget) / 1000
 
-    async def _answer_listed(self, call: Call, access: Access, project: Project, body: bytes) -> Answer:
+    async def _answer_listed(self, call: Call, access: Access, project: Project, asked: Asked) -> Answer:
+        if len(project.namings) == 1:
+            await self._owned(call, project.namings[0])
         self._uses.note(call)
         event = self._audit.append(call.event("call", "allow", rule="view"))
-        return await _after(event, self._list(call, access, project, body))
+        return await _after(event, self._list(call, access, project, asked))
 
-    async def _list(self, call: Call, access: Access, project: Project, body: bytes) -> Answer:
-        method, whole = call.head.method, self._settings.list_timeout_ms / 1000
-        namings = [n for n in project.namings if access.scope.touches_server(n.server.name)]
-        members = [self._member(call, naming) for naming in namings]
+    async def _answer_listen(self, call: Call, project: Project, asked: Asked) -> Answer:
+        if len(project.namings) == 1:
+            await self._owned(call, project.namings[0])
+        await self._audit.append(call.event("call", "allow", rule="view"))
+
+        async def look() -> Seen:
+            now = await self._access.of(call.head.bearer, call.head.project)
+            there = self._project(now, call.head.server)
+            return now, there, self._members(call, now, there, asked)
+
+        return await self._listening.listen(call, asked.body, look)
+
+    async def _list(self, call: Call, access: Access, project: Project, asked: Asked) -> Answer:
+        method, whole, body = call.head.method, self._settings.list_timeout_ms / 1000, asked.body
+        members = self._members(call, access, project, asked)
         patience = min(whole, self._timeout(call))
         if method == "server/discover":
             infos = await asyncio.gather(*(info_of(member, patience) for member in members))
-            return Answer(result=discover(members, infos), error=None)
+            return Answer(result=discover(members, infos, access), error=None)
         if len(members) == 1 and not members[0].naming.prefixed:
             return await lists.list_one(members[0], access, method, body, self._timeout(call), call.notify)
-        return await lists.list_all(members, access, method, body, patience, blame=patience >= whole)
+        cursors = Cursors(self._seal, call.head.project, call.head.server or "", method, access.principal.sha)
+        return await lists.list_all(members, access, method, body, patience, cursors, blame=patience >= whole)
 
     async def _answer_routed(self, call: Call, access: Access, project: Project, asked: Asked) -> Answer:
         method = call.head.method
         original = await self._uncut(call, access, project, asked.params)
         route = _route(method, project, access, asked, original)
+        carried = None
+        if route.naming is not None:
+            await self._owned(call, route.naming)
+            try:
+                carried = self._asking.carried(call, route.naming.server.name, route, asked.params)
+            except ValueError as error:
+                return Answer(result=None, error=error_body(INVALID_PARAMS, str(error)))
         arguments = asked.params.arguments
         facts: dict[str, object] = {
             "name": route.name,
@@ -147,10 +206,10 @@ class Answering:
             self._audit.append_later(call.event("call", "deny", **facts))
             return routes.refused(method, route)
         call.permitted = lambda now, there: _route(method, there, now, asked, original).naming is not None
-        member = self._member(call, route.naming)
+        member = self._member(call, route.naming, asked.params)
         self._uses.note(call, f"{member.server}/{route.name}" if method == "tools/call" else method)
         event = self._audit.append(call.event("call", "allow", server=member.server, **facts))
-        return await _after(event, self._ask(call, member, route, asked))
+        return await _after(event, self._ask(call, member, route, asked, carried))
 
     async def _uncut(self, call: Call, access: Access, project: Project, params: Params) -> str | None:
         """Return the server's own name of a tool whose name was cut; None where it was not."""
@@ -159,17 +218,15 @@ class Answering:
         naming = project.of_name(params.name)
         if naming is None or not naming.is_cut(params.name) or not access.scope.touches_server(naming.server.name):
             return None
-        return await lists.uncut(self._member(call, naming), params.name, self._timeout(call))
+        return await lists.uncut(self._member(call, naming, params), params.name, self._timeout(call))
 
-    async def _ask(self, call: Call, member: Member, route: Route, asked: Asked) -> Answer:
+    async def _ask(self, call: Call, member: Member, route: Route, asked: Asked, carried: Carried | None) -> Answer:
         """Ask the upstream, and leave the event `result`: it is not waited for."""
         method, started = call.head.method, time.perf_counter()
         outcome, size = "error", 0
         detail: str | None = None
         try:
-            answer = await member.upstream.request(
-                method, route.params, name=route.name, notify=call.notify, timeout=self._timeout(call)
-            )
+            answer = await self._asking.ask(call, member, route, asked.params, carried, self._timeout(call))
             answer = routes.rename_result(member, method, answer, asked.params)
             failed = answer.result is None or (method == "tools/call" and tool_failed(answer.result))
             outcome, size = "error" if failed else "allow", len(answer.result or answer.error or b"")
@@ -186,6 +243,10 @@ class Answering:
             ms = round((time.perf_counter() - started) * 1000, 3)
             result: dict[str, object] = {"server": member.server, "name": route.name, "ms": ms, "detail": detail}
             self._audit.append_later(call.event("result", outcome, size_out=size, **result))
+
+
+def _state(call: Call) -> str:
+    return state_of(digest(call.head.bearer), call.head.session)
 
 
 async def _after(event: "asyncio.Future[None]", work: Coroutine[Any, Any, Answer]) -> Answer:

@@ -13,7 +13,7 @@ from mcpctl.actors.upstream_router.project import Project
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import BusError
-from mcpctl.bus.frames import BEAT_EVERY, PIECE, Reply, Request, encode
+from mcpctl.bus.frames import PIECE, Reply, Request, encode
 from mcpctl.bus.mcp_messages import Params, reaches
 
 BUFFER = 16 * 1024 * 1024
@@ -23,23 +23,23 @@ BUFFER = 16 * 1024 * 1024
 class Call:
     """A request at hand. `ending` says why it is being ended, if it is not by its own answer."""
 
-    def __init__(self, bus: Bus, router: str, caller: str, reply: str, head: Request, pulse: str) -> None:
+    def __init__(self, bus: Bus, router: str, caller: str, reply: str, head: Request) -> None:
         self.head, self.caller, self.reply = head, caller, reply
+        self.prefix = reply.rpartition(".")[0]
         self.permitted: Callable[[Access, Project], bool] | None = None
         """Decides the call again, when rights change while it runs."""
         self.principal: Principal | None = None
-        self.ending: Literal["cancelled", "revoked", "lapsed", "stuck"] | None = None
+        self.ending: Literal["cancelled", "revoked", "lapsed", "stuck", "stopping"] | None = None
         self.task: asyncio.Task[None] | None = None
-        self.pulse = pulse
+        self.progress_token: bytes | None = None
+        self.log_level: str | None = None
         self._bus, self._router = bus, router
         self._number = 0
-        self._progress = False
-        self._log_level: str | None = None
         self._outbox: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._pump: asyncio.Task[None] | None = None
 
-    def end(self, why: Literal["cancelled", "revoked", "lapsed", "stuck"]) -> None:
+    def end(self, why: Literal["cancelled", "revoked", "lapsed", "stuck", "stopping"]) -> None:
         """End the call from outside: its task is cancelled, and that cancels the upstream."""
         if self.ending is None and self.task is not None:
             self.ending = why
@@ -65,17 +65,20 @@ class Call:
     def wants(self, params: Params) -> None:
         """Note which notifications the request asks for (2026-07-28: progress by its token, log messages by level)."""
         if params.meta:
-            self._progress = params.meta.progress is not UNSET
-            self._log_level = params.meta.log_level or None
+            self.progress_token = None if params.meta.progress is UNSET else bytes(params.meta.progress)
+            self.log_level = params.meta.log_level or None
 
     def notify(self, method: str, message: bytes) -> None:
         """Send a notification on, in order, if the request asked for it: all others would be somebody else's."""
         if method == "notifications/message":
-            wanted = self._log_level is not None and reaches(self._log_level, message)
+            wanted = self.log_level is not None and reaches(self.log_level, message)
         else:
-            wanted = self._progress and method == "notifications/progress"
-        if not wanted:
-            return
+            wanted = self.progress_token is not None and method == "notifications/progress"
+        if wanted:
+            self.push(message)
+
+    def push(self, message: bytes) -> None:
+        """Send a notification on, in order."""
         self._outbox.append(message)
         self._waiting_bytes += len(message)
         if self._waiting_bytes > BUFFER:
@@ -90,14 +93,12 @@ class Call:
             await self._send("msg", message)
 
     async def accept(self) -> None:
-        """Say that the call is being worked on, and by whom; then say so every few seconds.
-
-        A beat asks for a reply: where the gateway is gone, the bus itself answers that nobody listens.
-        """
+        """Say that the call is being worked on, and by whom."""
         await self._send("accepted")
-        while True:
-            await asyncio.sleep(BEAT_EVERY)
-            await self._send("beat", reply=self.pulse)
+
+    async def move(self, router: str, otherwise: bytes) -> None:
+        """Say that another router is to be asked; `otherwise` is the JSON-RPC error to answer with if it is gone."""
+        await self._send("moved", otherwise, error=bool(otherwise), router=router)
 
     async def finish(self, body: bytes, *, error: bool) -> None:
         """Send the result (or the JSON-RPC error), after all notifications."""
@@ -115,20 +116,20 @@ class Call:
 
     async def _send(
         self,
-        kind: Literal["accepted", "beat", "msg", "end"],
+        kind: Literal["accepted", "msg", "end", "moved"],
         body: bytes = b"",
         *,
         error: bool = False,
         fault: tuple[str, str] | None = None,
-        reply: str = "",
+        router: str | None = None,
     ) -> None:
         with suppress(BusError):
             while len(body) > PIECE:
                 await self._bus.send(self.reply, encode(Reply("part", self._take_number()), body[:PIECE]))
                 body = body[PIECE:]
-            router = self._router if kind == "accepted" else None
+            router = self._router if kind == "accepted" else router
             frame = encode(Reply(kind, self._take_number(), router=router, error=error, fault=fault), body)
-            await self._bus.send(self.reply, frame, reply=reply)
+            await self._bus.send(self.reply, frame)
 
     def _take_number(self) -> int:
         self._number += 1

@@ -7,20 +7,26 @@ from typing import Any
 
 import msgspec
 
+from mcpctl.actors.upstream_router import tool_headers
 from mcpctl.actors.upstream_router.access import Access
 from mcpctl.actors.upstream_router.era import TTL_LIMIT_MS, complete
-from mcpctl.actors.upstream_router.project import Member, offered_by
+from mcpctl.actors.upstream_router.list_cursors import Cursors
+from mcpctl.actors.upstream_router.project import Member
 from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded
 from mcpctl.bus.mcp_client import Answer
 from mcpctl.bus.mcp_messages import (
     IMPLEMENTATION,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
     MODERN_MEMBERS,
     SERVER_INFO,
     Fields,
+    capabilities_of,
     decode_fields,
     decode_items,
     decode_value,
     encode,
+    error_body,
     raw,
 )
 
@@ -35,7 +41,7 @@ LISTS = {
 """Each list method, and the member of its result that holds the items."""
 
 PAGES = 100
-"""Pages of one upstream's list that are read for a merged one, at the most."""
+"""Pages of one upstream's list that are read to find a cut name, at the most."""
 
 UNAVAILABLE = "mcpctl/unavailable"
 """Key in the `_meta` of a merged list: each server that is missing from it, and why."""
@@ -46,10 +52,11 @@ MALFORMED = (msgspec.DecodeError, KeyError, TypeError, AttributeError, ValueErro
 
 @dataclass(slots=True)
 class Part:
-    """One server's share of a merged list, and the reason where it is not all there."""
+    """One server's share of a page, and the reason where there is none."""
 
     items: list[bytes] = field(default_factory=list)
     ttl: int = TTL_LIMIT_MS
+    next_cursor: msgspec.Raw | None = None
     reason: str | None = None
 
 
@@ -65,14 +72,16 @@ def visible(access: Access, server: str, method: str) -> Callable[[bytes], bool]
 async def list_one(
     member: Member, access: Access, method: str, params: bytes, timeout: float, notify: Notify
 ) -> Answer:
-    """List a single server: its own pages, without what the caller may not see. Raises `BusError`."""
+    """List a single server: its own names, pages and cursors, without what the caller may not see.
+
+    Raises `BusError`.
+    """
     answer = await member.upstream.request(method, params, notify=notify, timeout=timeout)
     if answer.result is None:
         return answer
     try:
         fields = decode_fields(answer.result)
-        sees = visible(access, member.server, method)
-        fields[LISTS[method]] = raw([item for item in _items(fields, method) if sees(item)])
+        fields[LISTS[method]] = raw([msgspec.Raw(item) for item in _shown(member, access, method, fields)])
     except MALFORMED as error:
         raise BadGateway(f"server {member.server} answered {method} with what is no list") from error
     fields["ttlMs"] = raw(_ttl(fields))
@@ -80,14 +89,31 @@ async def list_one(
 
 
 async def list_all(
-    members: Sequence[Member], access: Access, method: str, params: bytes, timeout: float, *, blame: bool
+    members: Sequence[Member],
+    access: Access,
+    method: str,
+    params: bytes,
+    timeout: float,
+    cursors: Cursors,
+    *,
+    blame: bool,
 ) -> Answer:
-    """List all servers, in the project's order: one that is away or slow is left out, with the reason.
+    """List all servers side by side, a page of each at once, in the project's order.
 
-    With `blame` a server that lets `timeout` seconds pass is left out of later lists too, until it is reached again.
+    A server that is away or slow is left out, with the reason. The cursor asks for the next pages of those that have
+    one; a server that went away meanwhile has none. With `blame` a server that lets `timeout` seconds pass is left out
+    of later lists too, until it is reached again.
     """
-    parts = await asyncio.gather(*(_part(member, access, method, params, timeout, blame=blame) for member in members))
-    missing = {member.server: part.reason for member, part in zip(members, parts, strict=True) if part.reason}
+    try:
+        left = cursors.left(params)
+    except ValueError as error:
+        return Answer(result=None, error=error_body(INVALID_PARAMS, str(error)))
+    if left is not None:
+        members = [member for member in members if member.server in left]
+    asked = [(member, None if left is None else left[member.server]) for member in members]
+    parts = await asyncio.gather(*(_part(m, access, method, params, c, timeout, blame=blame) for m, c in asked))
+    of = dict(zip((member.server for member in members), parts, strict=True))
+    missing = {server: part.reason for server, part in of.items() if part.reason}
     meta: dict[str, Any] = {SERVER_INFO: msgspec.Raw(IMPLEMENTATION)}
     if missing:
         meta[UNAVAILABLE] = missing
@@ -96,20 +122,32 @@ async def list_all(
         "ttlMs": raw(0 if missing else min((part.ttl for part in parts), default=TTL_LIMIT_MS)),
         "_meta": raw(meta),
     }
+    further = {server: part.next_cursor for server, part in of.items() if part.next_cursor is not None}
+    if further:
+        result["nextCursor"] = cursors.of(further)
     return Answer(result=encode(complete(result, method)), error=None)
 
 
-async def _part(member: Member, access: Access, method: str, params: bytes, timeout: float, *, blame: bool) -> Part:
+async def _part(
+    member: Member,
+    access: Access,
+    method: str,
+    params: bytes,
+    cursor: msgspec.Raw | None,
+    timeout: float,
+    *,
+    blame: bool,
+) -> Part:
     upstream, part = member.upstream, Part()
     if upstream.fault is not None:
         return Part(reason=upstream.fault)
     try:
         async with asyncio.timeout(timeout):
-            pages, part.reason = await _pages(member, method, params, timeout)
-        sees = visible(access, member.server, method)
-        for page in pages:
-            part.ttl = min(part.ttl, _ttl(page))
-            part.items += [member.naming.item(item) for item in _items(page, method) if sees(item)]
+            page = await _page(member, method, params, cursor, timeout)
+        if isinstance(page, str):
+            return Part(reason=page)
+        part.ttl, part.next_cursor = _ttl(page), _next(page)
+        part.items = _shown(member, access, method, page)
     except TimeoutError:
         part.reason = f"server {member.server} did not answer {method} within {timeout:.1f} s"
         if blame:
@@ -124,50 +162,68 @@ async def _part(member: Member, access: Access, method: str, params: bytes, time
     return part
 
 
-async def _pages(member: Member, method: str, params: bytes, timeout: float) -> tuple[list[Fields], str | None]:
-    """Return a server's pages, and the reason where they are not all there. Raises `BusError`."""
-    offered = offered_by((await member.upstream.connected()).result)
-    if method.partition("/")[0] not in offered:
-        return [], None
-    pages: list[Fields] = []
-    while len(pages) < PAGES:
-        answer = await member.upstream.request(method, _at_cursor(params, pages), timeout=timeout)
-        if answer.result is None:
-            return pages, _text_of(answer)
-        pages.append(decode_fields(answer.result))
-        if "nextCursor" not in pages[-1]:
-            return pages, None
-    return pages, f"server {member.server} has more than {PAGES} pages of {method}"
+async def _page(member: Member, method: str, params: bytes, cursor: msgspec.Raw | None, timeout: float) -> Fields | str:
+    """Return a page of a server's list, or what it says instead. Raises `BusError`, and as `MALFORMED` says."""
+    if cursor is None and method.partition("/")[0] not in capabilities_of((await member.upstream.connected()).result):
+        return {}
+    answer = await member.upstream.request(method, _at_cursor(params, cursor), timeout=timeout)
+    if answer.result is not None:
+        return decode_fields(answer.result)
+    error = decode_value(answer.error or b"{}")
+    if isinstance(error, dict) and error.get("code") == METHOD_NOT_FOUND:
+        return {}  # it has resources, but no templates
+    said = error.get("message") if isinstance(error, dict) else None
+    return f"server {member.server}: {said or 'an error without a message'}"
 
 
 async def uncut(member: Member, name: str, timeout: float) -> str | None:
     """Look a cut tool name up in the server's catalogue; None where it is not there, or cannot be had."""
+    params, cursor = b'{"_meta":{' + MODERN_MEMBERS + b"}}", None
     try:
         async with asyncio.timeout(timeout):
-            pages, _ = await _pages(member, "tools/list", b'{"_meta":{' + MODERN_MEMBERS + b"}}", timeout)
-        names = [
-            str(decode_value(decode_fields(item)["name"])) for page in pages for item in _items(page, "tools/list")
-        ]
+            for _ in range(PAGES):
+                page = await _page(member, "tools/list", params, cursor, timeout)
+                if isinstance(page, str):
+                    return None
+                for item in _items(member, "tools/list", page):
+                    original = str(decode_value(decode_fields(item)["name"]))
+                    if member.naming.tool_name(original) == name:
+                        return original
+                cursor = _next(page)
+                if cursor is None:
+                    return None
     except (TimeoutError, BusError, *MALFORMED):
         return None
-    return next((original for original in names if member.naming.tool_name(original) == name), None)
+    return None
 
 
-def _items(page: Fields, method: str) -> list[msgspec.Raw]:
-    return decode_items(page.get(LISTS[method], msgspec.Raw(b"[]")))
+def _shown(member: Member, access: Access, method: str, page: Fields) -> list[bytes]:
+    """Return what the caller may see of a page, under the names that it uses."""
+    sees = visible(access, member.server, method)
+    return [member.naming.item(item) for item in _items(member, method, page) if sees(item)]
 
 
-def _at_cursor(params: bytes, pages: list[Fields]) -> bytes:
+def _items(member: Member, method: str, page: Fields) -> list[msgspec.Raw]:
+    items = decode_items(page.get(LISTS[method], msgspec.Raw(b"[]")))
+    return tool_headers.admitted(member.upstream, items) if method == "tools/list" else items
+
+
+def _next(page: Fields) -> msgspec.Raw | None:
+    """Return a page's cursor. Raises `TypeError` where it is none."""
+    cursor = page.get("nextCursor")
+    if cursor is None or bytes(cursor) == b"null":
+        return None
+    if not bytes(cursor).startswith(b'"'):
+        raise TypeError("nextCursor is not a text")
+    return cursor
+
+
+def _at_cursor(params: bytes, cursor: msgspec.Raw | None) -> bytes:
     fields = decode_fields(params)
     fields.pop("cursor", None)
-    if pages:
-        fields["cursor"] = pages[-1]["nextCursor"]
+    if cursor is not None:
+        fields["cursor"] = cursor
     return encode(fields)
-
-
-def _text_of(answer: Answer) -> str:
-    error = decode_value(answer.error or b"{}")
-    return str(error.get("message", "error")) if isinstance(error, dict) else "error"
 
 
 def _ttl(fields: Fields) -> int:

@@ -1,10 +1,12 @@
-"""Names in a project with several servers: `<slug>__<tool>`, `<slug>+<uri>`, and the way back.
+"""Names in a project with `naming: prefix`: `<slug>__<tool>`, `<slug>+<uri>`, and the way back.
 
-A project with one server, and the view of a single server, pass names through untouched.
+A project with `naming: plain`, and the endpoint of a single server, pass names through untouched.
 """
 
 import hashlib
 from dataclasses import dataclass
+
+import msgspec
 
 from mcpctl.bus.contracts.catalog import UpstreamServer
 from mcpctl.bus.mcp_messages import Fields, decode_fields, decode_items, decode_value, encode, raw
@@ -72,7 +74,20 @@ class Naming:
         else:
             rename = self.tool_name if "inputSchema" in fields else self.name
             fields["name"] = raw(rename(decode_value(fields["name"])))
+            if UI.encode() in bytes(item):  # it may be a `Raw`
+                self._rename_app(fields)
         return encode(fields)
+
+    def _rename_app(self, tool: Fields) -> None:
+        """Rename the resource by which a tool is shown (the extension `io.modelcontextprotocol/ui`)."""
+        meta = _object(tool.get("_meta"))
+        app = _object(meta.get("ui"))
+        if "resourceUri" in app:
+            self._rename(app, "resourceUri")
+            meta["ui"] = raw(app)
+        self._rename(meta, "ui/resourceUri")  # as it was written before the extension had a name
+        if meta:
+            tool["_meta"] = raw(meta)
 
     def contents(self, result: bytes, member: str) -> bytes:
         """Return a result whose URIs (of resource contents, links, embedded resources) are the client's."""
@@ -99,3 +114,7 @@ class Naming:
         for member in members:
             if member in fields:
                 fields[member] = raw(self.uri(decode_value(fields[member])))
+
+
+def _object(value: msgspec.Raw | None) -> Fields:
+    return decode_fields(value) if value is not None and bytes(value).startswith(b"{") else {}

@@ -7,13 +7,21 @@ from typing import Any
 
 import msgspec
 
+from mcpctl.actors.upstream_router.access import Access
+from mcpctl.actors.upstream_router.era import TASKS
 from mcpctl.actors.upstream_router.naming import SEPARATOR, UI, Naming
 from mcpctl.actors.upstream_router.upstreams import Upstream
 from mcpctl.bus.contracts.catalog import View
 from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded
-from mcpctl.bus.mcp_messages import IMPLEMENTATION, MODERN, SERVER_INFO, decode_value, encode
+from mcpctl.bus.mcp_messages import IMPLEMENTATION, MODERN, SERVER_INFO, capabilities_of, decode_value, encode
 
 RELAYED_CAPABILITIES = ("completions", "logging", "prompts", "resources", "tools")
+LISTED = frozenset({"prompts", "resources", "tools"})
+OF_WHOLE_SERVERS = frozenset({"completions", "prompts", "resources"})
+"""Capabilities that take `view` on the server: rights on single tools are not enough."""
+
+AWAY: dict[str, Any] = {"prompts": {}, "resources": {}, "tools": {}}
+"""What a server that is away is taken to offer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,7 @@ class Project:
     def __init__(self, view: View, server: str | None) -> None:
         self.view = view
         servers = [s for s in view.servers if server in (None, s.name)]
-        prefixed = server is None and len(view.servers) > 1
+        prefixed = server is None and view.prefixed
         self.namings = [Naming(s, prefixed) for s in servers]
         self._by_slug = {naming.server.slug: naming for naming in self.namings}
         self._single = self.namings[0] if self.namings and not prefixed else None
@@ -70,29 +78,37 @@ async def info_of(member: Member, patience: float) -> bytes | None:
     return None
 
 
-def offered_by(info: bytes) -> dict[str, Any]:
-    """Return the capabilities in a server's own words; none where they are not what they should be."""
-    said = decode_value(info)
-    offered = said.get("capabilities") if isinstance(said, dict) else None
-    return offered if isinstance(offered, dict) else {}
+def discover(members: Sequence[Member], infos: Sequence[bytes | None], access: Access) -> bytes:
+    """Return the result of `server/discover` for a project, from those of its servers (None: away).
 
-
-def discover(members: Sequence[Member], infos: Sequence[bytes | None]) -> bytes:
-    """Return the result of `server/discover` for a project, from those of its servers (None: away)."""
-    capabilities: dict[str, Any] = {}
+    What is offered is what is relayed, and of that what the caller may use somewhere. Tools need no more than a server
+    of which some could be granted. Changes of lists are announced by the router, whatever the servers say.
+    """
+    offered: dict[str, dict[str, Any]] = {}
+    extensions: dict[str, Any] = {}
     instructions = []
     for member, info in zip(members, infos, strict=True):
-        offered = offered_by(info) if info is not None else {}
-        # A server that is away may offer anything: what it offers is asked again at each list.
-        names = RELAYED_CAPABILITIES if info is None else [c for c in RELAYED_CAPABILITIES if c in offered]
-        capabilities.update({name: {} for name in names if name != "logging" or info is not None})
+        # A server that is away may come back with anything: it is asked again at each list.
+        theirs = AWAY if info is None else capabilities_of(info)
+        whole = access.scope.sees_server(member.server)
+        for name in RELAYED_CAPABILITIES:
+            if name in theirs and (whole or name not in OF_WHOLE_SERVERS):
+                own = offered.setdefault(name, {"listChanged": True} if name in LISTED else {})
+                if name == "resources" and isinstance(theirs[name], dict) and theirs[name].get("subscribe") is True:
+                    own["subscribe"] = True
+        extended = theirs.get("extensions")
+        if isinstance(extended, dict):
+            extensions = {name: value for name, value in extended.items() if name != TASKS} | extensions
         said = decode_value(info) if info is not None else None
         text = said.get("instructions") if isinstance(said, dict) else None
         if isinstance(text, str) and text:
             instructions.append(text if len(members) == 1 else f"# {member.naming.server.slug}\n\n{text}")
+    capabilities: dict[str, Any] = dict(sorted(offered.items()))
+    if extensions:
+        capabilities["extensions"] = dict(sorted(extensions.items()))
     result: dict[str, Any] = {
         "supportedVersions": [MODERN],
-        "capabilities": dict(sorted(capabilities.items())),
+        "capabilities": capabilities,
         "resultType": "complete",
         "ttlMs": 0,
         "cacheScope": "private",

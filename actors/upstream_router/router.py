@@ -10,8 +10,14 @@ import structlog
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.upstream_router.access import AccessCache
 from mcpctl.actors.upstream_router.answering import Answering
+from mcpctl.actors.upstream_router.asking import Asking, Moved
+from mcpctl.actors.upstream_router.beats import Beats
 from mcpctl.actors.upstream_router.call import Call
+from mcpctl.actors.upstream_router.listening import Listening
+from mcpctl.actors.upstream_router.owners import Owners
+from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.server_logs import ServerLogs
+from mcpctl.actors.upstream_router.server_states import ServerStates
 from mcpctl.actors.upstream_router.upstreams import Authority, Upstreams
 from mcpctl.actors.upstream_router.uses import Uses
 from mcpctl.bus.actor import Actor
@@ -19,13 +25,26 @@ from mcpctl.bus.connection import Bus, Delivery, Tasks
 from mcpctl.bus.contract import PREFIX, Change
 from mcpctl.bus.contracts import catalog
 from mcpctl.bus.errors import BadRequest, BusError, Cancelled, Forbidden, Internal, Unauthenticated, Unavailable
-from mcpctl.bus.frames import ACCEPT_AFTER, EVERY_ROUTER, Reply, decode_cancel, decode_request, encode
+from mcpctl.bus.frames import (
+    ACCEPT_AFTER,
+    EVERY_ROUTER,
+    Cancel,
+    Reply,
+    Request,
+    decode_cancel,
+    decode_request,
+    encode,
+)
 from mcpctl.bus.identity import inbox_of
 
 log = structlog.get_logger()
 
+LISTEN = "subscriptions/listen"
 CALLS = 4096
 """Calls at once at the most; one more is told that the router is busy."""
+
+LISTENS = 50_000
+"""Streams of notifications at once at the most: they cost memory, and nothing while nothing happens."""
 
 
 class UpstreamRouter(Actor):
@@ -39,15 +58,29 @@ class UpstreamRouter(Actor):
         self._access = AccessCache(bus, settings)
         self._logs = ServerLogs(self.id, self.audit)
         self._upstreams = Upstreams(settings, self._unseal, self._logs)
+        seal = Seal.of_routers(settings.keys)
+        self._asking = Asking(self.id, self._upstreams, seal)
+        self._listening = Listening()
+        self._owners = Owners(bus, self.id)
+        self._beats = Beats(bus, self.id, self._gateway_gone)
         self._calls: dict[str, Call] = {}
-        self._work = Tasks(CALLS)
+        self._work, self._listens = Tasks(CALLS), Tasks(LISTENS)
         self._background = Tasks()
-        self._answering = Answering(self._access, self._upstreams, self.audit, Uses(bus), settings)
+        self._answering = Answering(
+            self._access,
+            self._upstreams,
+            self._asking,
+            self._listening,
+            self._owners,
+            seal,
+            self.audit,
+            Uses(bus),
+            settings,
+        )
         self._deciding_again: asyncio.Task[None] | None = None
         self._narrowings = 0
-        self.parts = (self._logs,)
+        self.parts = (self._logs, ServerStates(self.id, self._upstreams))
         self._endpoint = self.service.endpoint("mcp", f"{PREFIX}.mcp.*.*", self.role)
-        self._pulse = f"{inbox_of(bus.caller)}.pulse{secrets.token_hex(8)}"
 
     async def open(self) -> None:
         """Follow the feeds and take requests."""
@@ -57,22 +90,33 @@ class UpstreamRouter(Actor):
             await follower.start()
         for narrowed in (self._access.definitions, self._access.catalog):
             narrowed.on_change.append(self._rights_changed)
-        await self.bus.receive(f"{self._pulse}.*", self._gateway_gone)
+        self._owners.on_lost.append(self._upstreams.end_states)
+        self._owners.in_use.append(self._upstreams.has_state)
+        await self._owners.open()
+        await self._beats.open()
         await self.bus.receive(f"{PREFIX}.router.*.*", self._control)
         await self.bus.receive(f"{PREFIX}.mcp.*.*", self._take, queue=self.role)
         await self.bus.ready()
         for follower in self._access.followers:
             self._background.start(follower.run())
-        self._background.start(self._upstreams.sweep())
+        for work in (self._upstreams.sweep(), self._asking.parked.sweep(), self._owners.run(), self._beats.run()):
+            self._background.start(work)
 
     async def stop(self) -> None:
         """Take nothing new, finish the calls at hand, end the upstreams."""
         await self.bus.unsubscribe()
+        for call in self._calls.values():
+            if call.head.method == LISTEN:
+                call.end("stopping")
+        await self._listens.finish(1.0)
         await self._work.finish(5.0)
+        await self._owners.stop()
         await super().stop()
 
     async def close(self) -> None:
         await self._background.cancel()
+        await self._listening.close()
+        self._asking.parked.close()
         await self._upstreams.close()
 
     # --- what comes from the bus ---
@@ -84,20 +128,24 @@ class UpstreamRouter(Actor):
             return
         try:
             head, body = decode_request(msg.data)
-            if self._work.full:
+            tasks = self._listens if head.method == LISTEN else self._work
+            if tasks.full:
                 raise Unavailable("the router is at its limit of running calls")
         except BusError as error:
             with suppress(BusError):
                 await self.bus.send(msg.reply, encode(Reply("end", 1, fault=(error.code, str(error)))))
             return
-        call = Call(self.bus, self.id, caller, msg.reply, head, f"{self._pulse}.{secrets.token_hex(8)}")
+        call = Call(self.bus, self.id, caller, msg.reply, head)
         self._calls[msg.reply] = call
-        call.task = self._work.start(self._run(call, body))
+        call.task = tasks.start(self._run(call, body))
 
     async def _control(self, msg: Delivery) -> None:
         _, _, _, router, caller = msg.subject.split(".")
         if router not in (self.id, EVERY_ROUTER):
             return  # another router's, or a call that every router answers
+        if msg.reply:
+            await self._take(msg)
+            return
         try:
             cancel = decode_cancel(msg.data)
         except BadRequest:
@@ -108,25 +156,29 @@ class UpstreamRouter(Actor):
                 call.end("cancelled")
         elif router == EVERY_ROUTER and cancel.session is not None and cancel.request_id is not None:
             for call in self._calls.values():
-                if (call.head.session, call.head.request_id) == (cancel.session, cancel.request_id):
+                if _is_request(call.head, cancel):
                     call.end("cancelled")
+            self._asking.parked.end_where(lambda parked: _is_request(parked.head, cancel))
 
-    async def _gateway_gone(self, msg: Delivery) -> None:
-        if (msg.headers or {}).get("Status") == "503":
-            for call in self._calls.values():
-                if call.pulse == msg.subject:
-                    call.end("cancelled")
+    def _gateway_gone(self, prefix: str) -> None:
+        for call in self._calls.values():
+            if call.prefix == prefix:
+                call.end("cancelled")
 
     def _end_revoked(self, change: Change) -> None:
         if change.action in ("revoked", "removed"):
             for call in self._calls.values():
                 if call.principal is not None and call.principal.depends_on(change.kind, change.key):
                     call.end("revoked")
+            self._asking.parked.end_where(
+                lambda parked: parked.principal is not None and parked.principal.depends_on(change.kind, change.key)
+            )
         elif change.action == "changed":
             self._rights_changed(change)  # a user's groups, say
 
     def _rights_changed(self, _change: Change) -> None:
         self._narrowings += 1
+        self._listening.look_again()
         if self._calls and (self._deciding_again is None or self._deciding_again.done()):
             self._deciding_again = self._background.start(self._decide_again())
 
@@ -152,26 +204,33 @@ class UpstreamRouter(Actor):
         accepting = loop.call_later(ACCEPT_AFTER, lambda: accepted.append(self._work_beside(call)))
         accepted: list[asyncio.Task[None]] = []
         fault: BusError | None = None
+        moved: Moved | None = None
+        self._beats.add(call.prefix)
         try:
             answer = await self._answering.answer(call, body)
         except BusError as error:
             fault = error
+        except Moved as move:
+            moved = move
         except asyncio.CancelledError:
             fault = _FAULT_OF[call.ending or "stopping"]
         except Exception:
             log.exception("call failed", method=call.head.method, project=call.head.project)
             fault = Internal("internal error; the router's log has the details")
-        if fault is None and call.ending is not None:
+        if fault is None and moved is None and call.ending is not None:
             fault = _FAULT_OF[call.ending]  # the cancellation met the answer: the answer came too late
         accepting.cancel()
         for task in accepted:
             task.cancel()
         self._calls.pop(call.reply, None)
+        self._beats.remove(call.prefix)
         self._endpoint.count(time.perf_counter() - started, fault.code if fault is not None else "")
         if isinstance(fault, Forbidden):
             self.audit.append_later(call.event("call", "deny", rule=str(fault)))
         if fault is not None:
             await call.fail(fault)
+        elif moved is not None:
+            await call.move(moved.router, moved.otherwise)
         else:
             await call.finish(answer.result or answer.error or b"{}", error=answer.result is None)
 
@@ -181,6 +240,10 @@ class UpstreamRouter(Actor):
     async def _unseal(self, server: str, authority: Authority) -> catalog.Connection:
         bearer, project = authority
         return await self.bus.call(catalog.unseal, catalog.Unseal(bearer=bearer, project=project, server=server))
+
+
+def _is_request(head: Request, cancel: Cancel) -> bool:
+    return (head.session, head.request_id) == (cancel.session, cancel.request_id)
 
 
 _FAULT_OF: dict[str, BusError] = {

@@ -10,15 +10,26 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 import structlog
 
 from mcpctl.bus.connection import Tasks
-from mcpctl.bus.mcp_client import Answer, McpTransportError, McpWireError, ServerInfo
+from mcpctl.bus.mcp_client import (
+    CHANGES,
+    Answer,
+    McpTransportError,
+    McpWireError,
+    OnNotification,
+    OnServerRequest,
+    ServerInfo,
+)
 from mcpctl.bus.mcp_messages import (
     IMPLEMENTATION,
+    INTERNAL_ERROR,
     LEGACY,
+    METHOD_NOT_FOUND,
     MODERN,
     MODERN_MEMBERS,
     UNSUPPORTED_VERSION,
@@ -42,6 +53,9 @@ LONGEST_LINE = 64 * 1024 * 1024
 LONGEST_SAID = 8192
 """Bytes that are heard of a line on stderr."""
 
+ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
+SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
+
 PROBE_SECONDS = 3.0
 STOP_SECONDS = 2.0
 LAST_WORDS = 0.5
@@ -57,6 +71,10 @@ class Pending:
     answer: asyncio.Future[Answer]
     notify: Notify | None
     progress: bytes | None
+    ask: OnServerRequest | None
+    owner: str
+    standing: bool = False
+    """Whether it is no call, but waits for changes."""
 
 
 class StdioClient:
@@ -65,22 +83,37 @@ class StdioClient:
     `say` gets each line that it writes to stderr.
     """
 
-    def __init__(self, command: tuple[str, ...], env: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        env: Mapping[str, str],
+        say: Callable[[str], None],
+        *,
+        capabilities: bytes = b"{}",
+    ) -> None:
         self._command, self._env, self._say = command, env, say
+        self._capabilities = capabilities
+        self.on_change: OnNotification | None = None
+        """Hears of every change that the server announces, whichever request it came with."""
+
         self._pending: dict[int, Pending] = {}
         self._next_id = 0
         self._abandoned = False
         """Whether a request was given up since the last time that none was pending."""
         self._tasks = Tasks()
         self._process: asyncio.subprocess.Process | None = None
+        self.ended = asyncio.Event()
         self.server: ServerInfo | None = None
 
     @property
     def alive(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
-    async def connect(self, *, timeout: float) -> ServerInfo:
-        """Start the process and agree on a revision. Raises `McpTransportError`, `McpWireError`."""
+    async def connect(self, *, timeout: float, era: Literal["auto", "legacy"] = "auto") -> ServerInfo:
+        """Start the process and agree on a revision; with `legacy` the handshake is tried first.
+
+        Raises `McpTransportError`, `McpWireError`.
+        """
         environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -98,7 +131,7 @@ class StdioClient:
         self._tasks.start(self._read(self._tasks.start(self._read_stderr())))
         try:
             async with asyncio.timeout(timeout):
-                self.server = await self._negotiate()
+                self.server = await self._negotiate(era)
         except TimeoutError as error:
             await self.close()
             raise McpTransportError(f"no answer to initialize within {timeout:.0f} s", sent=False) from error
@@ -107,17 +140,21 @@ class StdioClient:
             raise
         return self.server
 
-    async def _negotiate(self) -> ServerInfo:
-        try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                answer = await self._ask("server/discover", b'{"_meta":{' + MODERN_MEMBERS + b"}}")
-        except TimeoutError:
-            answer = Answer(result=None, error=b"{}")  # a legacy server may not answer before initialize
+    async def _negotiate(self, era: Literal["auto", "legacy"]) -> ServerInfo:
+        answer = Answer(result=None, error=b"{}")
+        if era == "auto":
+            with suppress(TimeoutError):  # a legacy server may not answer before initialize
+                async with asyncio.timeout(PROBE_SECONDS):
+                    answer = await self._ask("server/discover", b'{"_meta":{' + MODERN_MEMBERS + b"}}")
         if answer.result is not None:
             return ServerInfo(era="modern", version=MODERN, result=answer.result)
         if _only_newer(answer.error or b"{}"):
             raise McpWireError("the server speaks no MCP revision that is known here")
-        hello = {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": msgspec.Raw(IMPLEMENTATION)}
+        hello = {
+            "protocolVersion": LEGACY[0],
+            "capabilities": msgspec.Raw(self._capabilities),
+            "clientInfo": msgspec.Raw(IMPLEMENTATION),
+        }
         answer = await self._ask("initialize", encode(hello))
         if answer.result is None and _serves_modern(answer.error or b"{}"):
             # It was slow to start, and has read the probe that nobody waits for any more: that decided its era.
@@ -139,19 +176,42 @@ class StdioClient:
         *,
         name: str | None = None,  # noqa: ARG002 - a header of the other transport
         on_notification: Notify | None = None,
+        on_server_request: OnServerRequest | None = None,
+        owner: str = "",
         timeout: float,
+        extra_headers: Mapping[str, str] | None = None,  # noqa: ARG002 - as `name`
     ) -> Answer:
         """Ask and return the answer. Cancelling the awaiting task cancels the request at the server.
+
+        `on_server_request` gets the method and message of a handshake server's request; if it returns True the caller
+        sends the answer by respond(), otherwise the request is refused. Nothing in such a request says to which of
+        ours it belongs: it is given to the latest of those at hand, if they all have one `owner`.
 
         Raises `McpTransportError` where the process ends or `timeout` seconds pass.
         """
         try:
             async with asyncio.timeout(timeout):
-                return await self._ask(method, params, on_notification)
+                return await self._ask(method, params, on_notification, on_server_request, owner)
         except TimeoutError as error:
             raise McpTransportError(f"no answer within {timeout:g} s", sent=True) from error
 
-    async def _ask(self, method: str, params: bytes | None, notify: Notify | None = None) -> Answer:
+    async def notify(self, method: str, params: bytes | None) -> None:
+        """Send a notification."""
+        body = b',"params":' + params if params is not None else b""
+        await self._write(b'{"jsonrpc":"2.0","method":"%s"%s}' % (method.encode(), body))
+
+    async def respond(self, message: bytes) -> None:
+        """Send the answer to a server's request: a whole JSON-RPC response."""
+        await self._write(message)
+
+    async def _ask(
+        self,
+        method: str,
+        params: bytes | None,
+        notify: Notify | None = None,
+        ask: OnServerRequest | None = None,
+        owner: str = "",
+    ) -> Answer:
         self._next_id += 1
         number = self._next_id
         token = None
@@ -160,7 +220,8 @@ class StdioClient:
             token = bytes(meta.progress) if meta and meta.progress else None
             if token is not None:
                 params = with_meta(params, b'"progressToken":%d' % number, has_meta=True)
-        pending = Pending(asyncio.get_running_loop().create_future(), notify, token)
+        standing = method == "subscriptions/listen"
+        pending = Pending(asyncio.get_running_loop().create_future(), notify, token, ask, owner, standing)
         self._pending[number] = pending
         try:
             head = b'{"jsonrpc":"2.0","id":%d,"method":"%s"' % (number, method.encode())
@@ -173,7 +234,7 @@ class StdioClient:
             raise
         finally:
             self._pending.pop(number, None)
-            if not self._pending:
+            if not self._calls():
                 self._abandoned = False
 
     async def _write(self, message: bytes) -> None:
@@ -207,6 +268,7 @@ class StdioClient:
             with suppress(asyncio.CancelledError):
                 await self._process.wait()
                 await asyncio.wait({listening}, timeout=LAST_WORDS)
+            self.ended.set()
             self._say(f"({self._ended()})")
             log.info("stdio server ended", command=self._command[0])
             for pending in self._pending.values():
@@ -221,7 +283,7 @@ class StdioClient:
 
     def _dispatch(self, message: Envelope, line: bytes) -> None:
         if message.method and message.id is not msgspec.UNSET:
-            self._tasks.start(self._answer_request(message))
+            self._take_request(message.method, bytes(message.id), line.strip())
         elif message.method:
             self._deliver(message.method, message, line.strip())
         elif message.id is not msgspec.UNSET:
@@ -240,7 +302,12 @@ class StdioClient:
             pending.answer.set_exception(McpWireError("the server's answer is neither a result nor an error"))
 
     def _deliver(self, method: str, message: Envelope, line: bytes) -> None:
-        if method == "notifications/progress" and message.params:
+        if method in CHANGES:
+            if self.on_change is not None:
+                self.on_change(method, line)
+        elif method == ACKNOWLEDGED and message.params:
+            self._acknowledge(method, bytes(message.params), line)
+        elif method == "notifications/progress" and message.params:
             params = decode_fields(message.params)
             number = bytes(params.get("progressToken", b""))
             pending = self._pending.get(int(number)) if number.isdigit() else None
@@ -251,20 +318,44 @@ class StdioClient:
                 method,
                 b'{"jsonrpc":"2.0","method":"notifications/progress","params":' + encode(params) + b"}",
             )
-        elif len(self._pending) == 1 and not self._abandoned:
+        elif len(calls := self._calls()) == 1 and not self._abandoned:
             # Nothing in it says to which request a log line belongs: with one at hand, and none that was given up
             # but may still be worked on, it can be no other.
-            (pending,) = self._pending.values()
+            (pending,) = calls
             if pending.notify is not None:
                 pending.notify(method, line)
 
-    async def _answer_request(self, message: Envelope) -> None:
-        request_id = bytes(message.id or b"null")
+    def _calls(self) -> list[Pending]:
+        return [pending for pending in self._pending.values() if not pending.standing]
+
+    def _acknowledge(self, method: str, params: bytes, line: bytes) -> None:
+        """Pass the acknowledgement of a `subscriptions/listen` on to who asked for it."""
+        number = bytes(decode_fields(decode_fields(params).get("_meta", msgspec.Raw(b"{}"))).get(SUBSCRIPTION_ID, b""))
+        pending = self._pending.get(int(number)) if number.isdigit() else None
+        if pending is not None and pending.notify is not None:
+            pending.notify(method, line)
+
+    def _take_request(self, method: str, request_id: bytes, line: bytes) -> None:
+        if method == "ping":
+            self._answer_request(response(request_id, result=b"{}"))
+            return
+        pending = self._calls()
+        owners = {request.owner for request in pending}
+        ask = pending[-1].ask if pending and (len(pending) == 1 or (len(owners) == 1 and "" not in owners)) else None
+        if ask is not None and ask(method, line):
+            return
+        if ask is None and any(request.ask for request in pending):
+            text = "several clients share this process, and nothing says which of them is asked"
+            self._answer_request(response(request_id, error=error_body(INTERNAL_ERROR, text)))
+        else:
+            self._answer_request(response(request_id, error=error_body(METHOD_NOT_FOUND, "Method not found")))
+
+    def _answer_request(self, message: bytes) -> None:
+        self._tasks.start(self._tell(message))
+
+    async def _tell(self, message: bytes) -> None:
         with suppress(McpTransportError):
-            if message.method == "ping":
-                await self._write(response(request_id, result=b"{}"))
-            else:
-                await self._write(response(request_id, error=error_body(-32601, "this client answers no requests")))
+            await self._write(message)
 
     async def _read_stderr(self) -> None:
         assert self._process is not None and self._process.stderr is not None  # noqa: PT018, S101 - set before the start

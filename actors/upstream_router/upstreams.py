@@ -2,18 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import structlog
 
 from mcpctl.actors.settings import ActorSettings
-from mcpctl.actors.upstream_router.era import params_for_legacy, result_for_bus
+from mcpctl.actors.upstream_router.era import NOTHING, answer_for_bus, params_for_legacy, result_for_bus
 from mcpctl.actors.upstream_router.server_logs import ServerLog, ServerLogs
 from mcpctl.actors.upstream_router.stdio import StdioClient
+from mcpctl.actors.upstream_router.upstream_changes import UpstreamChanges
 from mcpctl.bus.connection import Tasks
 from mcpctl.bus.contracts.catalog import Connection, UpstreamServer
-from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded
+from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded, Unavailable
 from mcpctl.bus.mcp_client import (
     Answer,
     McpHttpClient,
@@ -22,22 +26,40 @@ from mcpctl.bus.mcp_client import (
     McpWireError,
     ServerInfo,
 )
+from mcpctl.bus.mcp_messages import LEVELS, capabilities_of, encode
 
 log = structlog.get_logger()
 
 Notify = Callable[[str, bytes], None]
+Era = Literal["modern", "legacy"]
+Client = McpHttpClient | StdioClient
+Ask = Callable[[Client, str, bytes], bool]
+"""Takes a request of a server: on which connection, its method, and the whole message. False refuses it."""
+
+ParamHeaders = dict[str, dict[str, tuple[str, ...]]]
+"""By tool: the headers that repeat its arguments, and where in the arguments each of them is."""
+
 Authority = tuple[str, str]
 """The bearer and the project of the latest caller: for whom a connection is opened."""
 
 Unseal = Callable[[str, Authority], Awaitable[Connection]]
 
 CONNECT_SECONDS = 15.0
+LEVEL_SECONDS = 10.0
 CRASHES = 5
 """A stdio server that ended so often within `CRASH_WINDOW` seconds is not started again until the window is over."""
 
 CRASH_WINDOW = 60.0
 PROBE_FIRST, PROBE_LAST = 1.0, 30.0
 """Seconds between two attempts to reach a faulty server in the background: doubled from the first to the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why the latest request or connection failed, and since when none has succeeded (milliseconds since 1970)."""
+
+    reason: str
+    since: int
 
 
 class Upstream:
@@ -47,17 +69,39 @@ class Upstream:
     tries to reach it again.
     """
 
-    def __init__(self, server: UpstreamServer, unseal: Unseal, authority: Authority, logs: ServerLogs) -> None:
+    def __init__(
+        self,
+        server: UpstreamServer,
+        unseal: Unseal,
+        authority: Authority,
+        logs: ServerLogs,
+        capabilities: bytes,
+        *,
+        prefer: Era,
+        changes: UpstreamChanges | None = None,
+    ) -> None:
         self.server = server
+        self._prefer = prefer
+        self.capabilities = capabilities
+        """What the clients of this connection can: a server of a handshake revision is told once and for all."""
+
+        self.era: Era | None = None
+        self.speaks_modern_only = False
+        self.param_headers: ParamHeaders = {}
+        self.on_reachable: list[Callable[[bool], None]] = []
+        self.changes = changes or UpstreamChanges(self)
+        self._shares_changes = changes is not None
         self._logs = logs
         self.authority = authority
         self.fault: str | None = None
+        self.trouble: Trouble | None = None
         self.last_used = time.monotonic()
         self.running = 0
         self.idle = asyncio.Event()
         self.idle.set()
         self._unseal = unseal
-        self._client: McpHttpClient | StdioClient | None = None
+        self._client: Client | None = None
+        self._log_level: str | None = None
         self._connecting = asyncio.Lock()
         self._crashes: list[float] = []
         self._tasks = Tasks()
@@ -69,13 +113,18 @@ class Upstream:
         Raises `BadGateway` or `DeadlineExceeded` where it is away, and what the Catalog answers to a caller who may
         not connect to it: that is no fault of the server.
         """
-        with self._busy():
-            client = await self._open()
-        assert client.server is not None  # noqa: S101 - `_open` returns connected clients only
-        return client.server
+        server = (await self.client()).server
+        assert server is not None  # noqa: S101 - `client` returns connected clients only
+        return server
+
+    async def client(self) -> Client:
+        """Return the connected client. Raises as `connected` does."""
+        with self.busy():
+            return await self._open()
 
     @contextmanager
-    def _busy(self) -> Iterator[None]:
+    def busy(self) -> Iterator[None]:
+        """Keep the connection from being closed as idle inside of this."""
         self.running += 1
         self.idle.clear()
         try:
@@ -93,18 +142,51 @@ class Upstream:
         *,
         name: str | None = None,
         notify: Notify | None = None,
+        ask: Ask | None = None,
+        log_level: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        owner: str = "",
         timeout: float,
     ) -> Answer:
         """Ask the server, in its own era; answer in the modern one.
 
+        `ask` takes the requests of a server of a handshake revision, `log_level` is what the client wants to hear of,
+        `headers` are `Mcp-Param-*` for a stateless server; `owner` tells clients apart that share a stdio process.
+
         Raises `BadGateway` where the server is away and `DeadlineExceeded` where it is silent for `timeout`
         seconds. A request is repeated only where the server certainly has not seen it.
         """
-        with self._busy():
+        with self.busy():
             for attempt in (1, 2):
                 client = await self._open()
                 try:
-                    return await self._ask(client, method, params, name, notify, timeout)
+                    if client.server is not None and client.server.era == "legacy":
+                        if log_level is not None:
+                            await self._hear_logs(client, log_level)
+                        heard = None if ask is None else partial(ask, client)
+                        answer = await client.request(
+                            method,
+                            params_for_legacy(params),
+                            name=name,
+                            on_notification=notify,
+                            on_server_request=heard,
+                            owner=owner,
+                            timeout=timeout,
+                        )
+                        self.trouble = None
+                        return answer_for_bus(answer, method, params)
+                    answer = await client.request(
+                        method,
+                        params,
+                        name=name,
+                        on_notification=notify,
+                        extra_headers=headers,
+                        timeout=timeout,
+                    )
+                    self.trouble = None
+                    if answer.result is None:
+                        return answer
+                    return Answer(result=result_for_bus(answer.result, method), error=None)
                 except McpSessionLost as error:
                     await self._drop(client)
                     if attempt == 2:
@@ -115,28 +197,17 @@ class Upstream:
                     raise self._away(error) from error
             raise AssertionError("the second attempt returns or raises")
 
-    async def _ask(
-        self,
-        client: McpHttpClient | StdioClient,
-        method: str,
-        params: bytes,
-        name: str | None,
-        notify: Notify | None,
-        timeout: float,
-    ) -> Answer:
-        legacy = client.server is not None and client.server.era == "legacy"
-        answer = await client.request(
-            method,
-            params_for_legacy(params) if legacy else params,
-            name=name,
-            on_notification=notify,
-            timeout=timeout,
-        )
-        if answer.result is None:
-            return answer
-        return Answer(result=result_for_bus(answer.result, method), error=None)
+    async def _hear_logs(self, client: Client, level: str) -> None:
+        """Lower the level of a handshake server's log messages, which is one for the whole connection."""
+        known = self._log_level
+        if known is not None and LEVELS.index(level) >= LEVELS.index(known):
+            return
+        self._log_level = level
+        if client.server is not None and "logging" in capabilities_of(client.server.result):
+            params = encode({"level": level})
+            await client.request("logging/setLevel", params, timeout=LEVEL_SECONDS)
 
-    async def _open(self) -> McpHttpClient | StdioClient:
+    async def _open(self) -> Client:
         client = self._client
         if client is not None and (isinstance(client, McpHttpClient) or client.alive):
             return client
@@ -144,19 +215,23 @@ class Upstream:
             if self._client is not None and isinstance(self._client, StdioClient) and not self._client.alive:
                 await self._drop(self._client)
             if self._client is None:
-                self._client = await self._connect()
-                self.fault = None
+                try:
+                    self._client = await self._connect()
+                except (BadGateway, DeadlineExceeded, Unavailable) as error:
+                    self._note_trouble(str(error))
+                    raise
+                self._set_fault(None)
             return self._client
 
-    async def _connect(self) -> McpHttpClient | StdioClient:
+    async def _connect(self) -> Client:
         self._refuse_crash_loop()
         connection = await self._unseal(self.server.name, self.authority)
         try:
-            client = _client_for(connection, self._logs.of(self.server.name))
+            client = _client_for(connection, self._logs.of(self.server.name), self.capabilities)
         except ValueError as error:
             raise BadGateway(f"server {self.server.name}: its url or a header cannot be sent") from error
         try:
-            await client.connect(timeout=CONNECT_SECONDS)
+            await self._begin(client)
         except (McpTransportError, McpWireError, McpSessionLost) as error:
             if isinstance(client, StdioClient):
                 self._crashes.append(time.monotonic())
@@ -168,8 +243,25 @@ class Upstream:
         if self._closed:
             await client.close()
             raise BadGateway(f"server {self.server.name} was changed meanwhile: ask again")
-        log.info("upstream connected", server=self.server.name, era=client.server and client.server.era)
+        self.era = client.server.era if client.server is not None else None
+        self._log_level = None
+        client.on_change = self.changes.take
+        if self._shares_changes and isinstance(client, McpHttpClient):
+            self.changes.joined(client)
+        log.info("upstream connected", server=self.server.name, era=self.era)
         return client
+
+    async def _begin(self, client: Client) -> None:
+        """Agree on a revision: the preferred era first, if the server has it."""
+        if self._prefer == "legacy":
+            try:
+                await client.connect(timeout=CONNECT_SECONDS, era="legacy")
+            except (McpTransportError, McpWireError) as error:
+                if isinstance(error, McpTransportError) and not 400 <= error.status < 500:
+                    raise
+            else:
+                return
+        await client.connect(timeout=CONNECT_SECONDS)
 
     def _refuse_crash_loop(self) -> None:
         horizon = time.monotonic() - CRASH_WINDOW
@@ -179,7 +271,7 @@ class Upstream:
                 f"server {self.server.name} keeps ending and is not started again for a while; {self.fault}"
             )
 
-    async def _drop(self, client: McpHttpClient | StdioClient) -> None:
+    async def _drop(self, client: Client) -> None:
         if self._client is client:
             self._client = None
             if isinstance(client, StdioClient):
@@ -188,13 +280,14 @@ class Upstream:
 
     def _away(self, error: Exception) -> BusError:
         text = f"server {self.server.name}: {error}"
+        self._note_trouble(text)
         if isinstance(error, McpTransportError) and str(error).startswith("no answer"):
             return DeadlineExceeded(text)
         return BadGateway(text)
 
     def mark_faulty(self, reason: str) -> None:
         """Leave the server out of lists from now on, until the background task reaches it again."""
-        self.fault = reason
+        self._set_fault(reason)
         if not self._probing:
             self._probing = True
             log.warning("upstream away", server=self.server.name, reason=reason)
@@ -216,11 +309,32 @@ class Upstream:
             await self._drop(self._client)
         try:
             await self.connected()
-            self.fault = None
+            self._set_fault(None)
         except (BadGateway, DeadlineExceeded) as error:
-            self.fault = str(error)
+            self._set_fault(str(error))
         except BusError:
-            self.fault = None  # the last caller may not connect any more: let the next one try
+            self._set_fault(None)  # the last caller may not connect any more: let the next one try
+
+    def _set_fault(self, reason: str | None) -> None:
+        turned = (reason is None) != (self.fault is None)
+        self.fault = reason
+        if reason is None:
+            self.trouble = None
+        else:
+            self._note_trouble(reason)
+        if turned:
+            for heard in self.on_reachable:
+                heard(reason is None)
+
+    def _note_trouble(self, reason: str) -> None:
+        since = self.trouble.since if self.trouble is not None else time.time_ns() // 1_000_000
+        self.trouble = Trouble(reason, since)
+
+    @property
+    def reached(self) -> ServerInfo | None:
+        """What the server said of itself, while there is a connection to it."""
+        client = self._client
+        return client.server if isinstance(client, McpHttpClient) or (client is not None and client.alive) else None
 
     async def rest(self) -> None:
         """Close the connection; the next request opens another."""
@@ -231,13 +345,15 @@ class Upstream:
     async def close(self) -> None:
         self._closed = True
         await self._tasks.cancel()
+        if not self._shares_changes:
+            await self.changes.close()
         await self.rest()
 
 
-def _client_for(connection: Connection, log: ServerLog) -> McpHttpClient | StdioClient:
+def _client_for(connection: Connection, log: ServerLog, capabilities: bytes) -> Client:
     if connection.url is not None:
-        return McpHttpClient(connection.url, headers=connection.headers)
-    return StdioClient(connection.command, connection.env, log.write)
+        return McpHttpClient(connection.url, headers=connection.headers, capabilities=capabilities)
+    return StdioClient(connection.command, connection.env, log.write, capabilities=capabilities)
 
 
 class Upstreams:
@@ -250,17 +366,76 @@ class Upstreams:
         self._retired: set[Upstream] = set()
         self._tasks = Tasks()
 
-    def get(self, server: UpstreamServer, session: str, authority: Authority) -> Upstream:
-        """Return the upstream of a server; a newer revision replaces the older one, which ends when it is idle."""
-        key = (server.name, server.revision, session if server.isolation == "session" else "")
+    def get(self, server: UpstreamServer, state: str, authority: Authority, era: Era, capabilities: bytes) -> Upstream:
+        """Return the upstream of a server; a newer revision replaces the older one, which ends when it is idle.
+
+        `state` names whose state it is, where the server is isolated (else ""). `era` and `capabilities` are those of whoever
+        comes first.
+        """
+        key = (server.name, server.revision, state)
         upstream = self._live.get(key)
         if upstream is not None:
             upstream.authority = authority
         else:
-            upstream = self._live[key] = Upstream(server, self._unseal, authority, self._logs)
+            prefer = era if server.isolation == "session" else "modern"
+            upstream = Upstream(server, self._unseal, authority, self._logs, capabilities, prefer=prefer)
+            self._live[key] = upstream
             for old in [k for k in self._live if k[0] == server.name and k[1] != server.revision]:
                 self._tasks.start(self._retire(self._live.pop(old)))
         return upstream
+
+    async def fitting(self, upstream: Upstream, era: Era, capabilities: bytes) -> Upstream:
+        """Return the upstream for a client of this era and with these capabilities.
+
+        A server that speaks both eras is spoken to in its client's: what it may ask of a client can depend on that. A
+        server of a handshake revision is told the capabilities once, so it needs a connection for each set of them.
+        Raises `BusError` where the server is away.
+        """
+        if upstream.era is None:
+            await upstream.connected()
+        if upstream.server.isolation == "session":
+            return upstream
+        if upstream.era == "legacy":
+            return upstream if upstream.capabilities == capabilities else self._variant(upstream, capabilities)
+        if era == "modern" or capabilities == NOTHING or upstream.speaks_modern_only:
+            return upstream
+        other = self._variant(upstream, capabilities)
+        if other.era is None:
+            await other.connected()
+        upstream.speaks_modern_only = other.era == "modern"
+        return upstream if upstream.speaks_modern_only else other
+
+    def _variant(self, upstream: Upstream, capabilities: bytes) -> Upstream:
+        server = upstream.server
+        key = (server.name, server.revision, capabilities.decode())
+        other = self._live.get(key)
+        if other is None:
+            other = Upstream(
+                server,
+                self._unseal,
+                upstream.authority,
+                self._logs,
+                capabilities,
+                prefer="legacy",
+                changes=upstream.changes,
+            )
+            other.era = "legacy" if upstream.era == "legacy" else None  # of the other era, it is not known yet
+            self._live[key] = other
+        other.authority = upstream.authority
+        return other
+
+    def all(self) -> tuple[Upstream, ...]:
+        """Return all upstreams that have been asked for, and not been idle for long."""
+        return tuple(self._live.values())
+
+    def has_state(self, server: str, state: str) -> bool:
+        """Tell whether a session's state at an isolated server is here."""
+        return any(key[0] == server and key[2] == state for key in self._live)
+
+    def end_states(self, concerns: Callable[[str], bool]) -> None:
+        """Close the upstreams of certain sessions, whatever they are at."""
+        for key in [k for k, up in self._live.items() if up.server.isolation == "session" and concerns(k[2])]:
+            self._tasks.start(self._live.pop(key).close())
 
     async def _retire(self, upstream: Upstream) -> None:
         self._retired.add(upstream)

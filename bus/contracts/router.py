@@ -1,5 +1,7 @@
 """What an operator may ask the routers themselves."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from mcpctl.bus.contract import Authorized, Call, Message, Need
@@ -34,11 +36,51 @@ class ServerLog(Message):
     lines: tuple[LogLine, ...] = ()
 
 
+class GetServerStates(Authorized):
+    """Show whether this router reaches the upstream servers: one, or all.
+
+    Every router answers for itself: ask by `Bus.ask_everyone`. A server is connected to when it is first used.
+    """
+
+    name: Label | None = None
+
+
+class ServerState(Message):
+    """One server, as a router reaches it: a `reason` says why it does not, or not on all connections.
+
+    `unused` is one that was not asked for, or not for long. `versions` are the revisions of MCP that are spoken on its
+    connections, the newest first; `since` is in milliseconds since 1970.
+    """
+
+    server: str
+    state: Literal["reached", "away", "unused"]
+    versions: tuple[str, ...] = ()
+    connections: int = 0
+    reason: str | None = None
+    since: int | None = None
+
+
+class ServerStates(Message):
+    """The servers that one router has been asked for; of a server that is missing it knows nothing."""
+
+    router: str
+    servers: tuple[ServerState, ...] = ()
+
+
 read_log = Call(
     "router.read_log",
     ReadLog,
     ServerLog,
     callers=("operator",),
     needs=Need.to_operate("logs"),
+    everyone=True,
+)
+
+server_states = Call(
+    "router.server_states",
+    GetServerStates,
+    ServerStates,
+    callers=("operator",),
+    needs=Need("view", "servers"),
     everyone=True,
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcpctl.actors.settings import ActorSettings
+from mcpctl.actors.upstream_router.era import NOTHING
 from mcpctl.actors.upstream_router.server_logs import ServerLogs
 from mcpctl.actors.upstream_router.upstreams import CRASHES, Upstreams
 from mcpctl.bus.contracts.catalog import Connection, UpstreamServer
@@ -37,7 +38,7 @@ async def upstreams_of():
 
 async def test_an_idle_stdio_server_is_stopped_and_started_again_when_asked(upstreams_of):
     upstreams = upstreams_of(Connection(revision="1", command=EVERYTHING), stdio_idle_ms=1000)
-    upstream = upstreams.get(SERVER, "", AUTHORITY)
+    upstream = upstreams.get(SERVER, "", AUTHORITY, "modern", NOTHING)
     async with asyncio.timeout(30):
         await upstream.connected()
         client = upstream._client
@@ -45,14 +46,14 @@ async def test_an_idle_stdio_server_is_stopped_and_started_again_when_asked(upst
         await client._process.wait()
         sweeping.cancel()
 
-        again = upstreams.get(SERVER, "", AUTHORITY)
+        again = upstreams.get(SERVER, "", AUTHORITY, "modern", NOTHING)
         assert (await again.connected()).era == "modern"
         assert again is not upstream
 
 
 async def test_a_server_that_keeps_ending_is_left_alone_for_a_while(upstreams_of):
     upstreams = upstreams_of(Connection(revision="1", command=(sys.executable, "-c", "import sys; sys.exit(3)")))
-    upstream = upstreams.get(SERVER, "", AUTHORITY)
+    upstream = upstreams.get(SERVER, "", AUTHORITY, "modern", NOTHING)
     async with asyncio.timeout(30):
         for _ in range(CRASHES):
             with pytest.raises(BadGateway, match="exit status 3"):
@@ -63,7 +64,7 @@ async def test_a_server_that_keeps_ending_is_left_alone_for_a_while(upstreams_of
 
 async def test_a_header_that_cannot_be_sent_is_an_error_without_its_value(upstreams_of):
     broken = Connection(revision="1", url="http://127.0.0.1:1/mcp", headers={"X-Key": "s3cret\nInjected: yes"})
-    upstream = upstreams_of(broken).get(SERVER, "", AUTHORITY)
+    upstream = upstreams_of(broken).get(SERVER, "", AUTHORITY, "modern", NOTHING)
 
     with pytest.raises(BadGateway) as refused:
         await upstream.connected()
@@ -73,8 +74,8 @@ async def test_a_header_that_cannot_be_sent_is_an_error_without_its_value(upstre
 async def test_a_callers_lack_of_rights_is_no_fault_of_the_server(upstreams_of):
     upstreams = upstreams_of(Connection(revision="1", command=EVERYTHING))
     with pytest.raises(Unauthenticated):
-        await upstreams.get(SERVER, "", ("revoked", "project")).connected()
-    upstream = upstreams.get(SERVER, "", AUTHORITY)
+        await upstreams.get(SERVER, "", ("revoked", "project"), "modern", NOTHING).connected()
+    upstream = upstreams.get(SERVER, "", AUTHORITY, "modern", NOTHING)
 
     assert upstream.fault is None
     async with asyncio.timeout(30):
@@ -83,10 +84,10 @@ async def test_a_callers_lack_of_rights_is_no_fault_of_the_server(upstreams_of):
 
 async def test_a_newer_revision_ends_the_older_connection(upstreams_of):
     upstreams = upstreams_of(Connection(revision="1", command=EVERYTHING))
-    old = upstreams.get(SERVER, "", AUTHORITY)
+    old = upstreams.get(SERVER, "", AUTHORITY, "modern", NOTHING)
     async with asyncio.timeout(30):
         await old.connected()
         process = old._client._process
-        new = upstreams.get(SERVER.model_copy(update={"revision": "2"}), "", AUTHORITY)
+        new = upstreams.get(SERVER.model_copy(update={"revision": "2"}), "", AUTHORITY, "modern", NOTHING)
         await process.wait()
         assert (await new.connected()).era == "modern"

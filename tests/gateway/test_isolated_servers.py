@@ -1,0 +1,108 @@
+"""Servers with `isolation: session`: one state for a session, at one router, whichever gateway and router are asked."""
+
+import asyncio
+import os
+import select
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from mcpctl.bus.contracts.session import ROUTER_LEASE
+from tests.gateway.raw_session import RawSession
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+COUNTING = str(Path(__file__).parents[1] / "upstreams" / "counting.py")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def counting(running_system):
+    """The project `counting` has a server that counts, a process for each session."""
+    await running_system.wake()
+    command = (sys.executable, COUNTING)
+    await running_system.server("counting", command=command, isolation="session")
+    await running_system.project("counting", "counting")
+    token = await running_system.token("counting", "agent", "role:run,resource:servers")
+    running_system.tokens["counting"] = token
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def http(system, counting):
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def count(session, gateway=0):
+    return (await session.asked("count_up", gateway=gateway))["structuredContent"]
+
+
+async def ended(process):
+    """Tell whether a process is over within ten seconds."""
+    try:
+        watched = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool((await asyncio.to_thread(select.select, [watched], [], [], 10))[0])
+    finally:
+        os.close(watched)
+
+
+async def test_every_call_of_a_session_meets_its_own_state(system, http):
+    async with asyncio.timeout(60):
+        sessions = [await RawSession.open(http, system, "counting", gateway=n % 2) for n in range(3)]
+        for turn in range(1, 9):
+            for at, session in enumerate(sessions):
+                assert (await count(session, (turn + at) % 2))["count"] == turn
+        # Eight calls each over two routers: that chance alone kept them together is one in 2 ** 21.
+
+
+async def test_calls_at_once_begin_one_state(system, http):
+    async with asyncio.timeout(60):
+        session = await RawSession.open(http, system, "counting")
+        counted = await asyncio.gather(*(count(session, n % 2) for n in range(8)))
+
+        assert sorted(each["count"] for each in counted) == list(range(1, 9))
+        assert len({each["process"] for each in counted}) == 1
+
+
+async def test_ending_the_session_ends_the_state(system, http):
+    async with asyncio.timeout(60):
+        session = await RawSession.open(http, system, "counting")
+        process = (await count(session))["process"]
+        async with session.delete(1) as answer:
+            assert answer.status == 204
+
+        assert await ended(process)
+
+
+async def test_a_session_whose_owner_was_killed_is_told_that_it_is_over(system, http):
+    async with asyncio.timeout(90):
+        sessions = [await RawSession.open(http, system, "counting") for _ in range(12)]
+        for session in sessions:
+            await count(session)
+        await system.parts["router"].kill()
+        fates = [await _fate(session) for session in sessions]
+        await system.run("router", "mcpctl.actors", "router")
+
+        assert set(fates) <= {"over", 2}
+        assert "over" in fates  # twelve sessions, all at the other router by chance: one in 4096
+        again = await RawSession.open(http, system, "counting")
+        assert (await count(again))["count"] == 1
+
+
+async def _fate(session):
+    """Call until the session is over or answers: in the time of the lease it is only told to come again."""
+    for _ in range(2 * ROUTER_LEASE + 10):
+        async with session.call("count_up", gateway=1) as answer:
+            body = await answer.json(content_type=None) if answer.content_type == "application/json" else None
+            if answer.status == 404:
+                return "over"
+            if answer.status == 200:
+                return body["result"]["structuredContent"]["count"]
+            assert answer.status == 503, body
+            await asyncio.sleep(int(answer.headers["Retry-After"]) / 2)
+    return "no end"
