@@ -28,6 +28,8 @@ class Exchange:
     server: str | None
     request_id: bytes = NO_ID
     session: Session | None = None
+    session_id: str = ""
+    param_headers: dict[str, str] | None = None
 
     @property
     def is_legacy(self) -> bool:

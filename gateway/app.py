@@ -30,6 +30,7 @@ class Gateway:
         asked = self._service.endpoint("rest", f"{PREFIX}.*.*.{bus.caller}", "")
         rest = RestApi(bus, self._endpoint.admission, asked)
         self.app = web.Application(client_max_size=settings.body_limit)
+        self.app.on_shutdown.append(self._endpoint.stop_streams)
         for path in ("/projects/{project}/mcp", "/projects/{project}/servers/{server}/mcp"):
             self.app.router.add_post(path, self._endpoint.post)
             self.app.router.add_get(path, self._endpoint.get, allow_head=False)
@@ -46,11 +47,13 @@ class Gateway:
         for follower in followers:
             await follower.start()
         await self._endpoint.plane.start()
+        await self._endpoint.peers.start()
         await self._service.serve(self._bus)
         await self._bus.ready()
         for follower in followers:
             self._background.start(follower.run())
         self._background.start(self._endpoint.plane.sweep())
+        self._background.start(self._endpoint.logs.sweep())
         # Without the first leases every answer is 503: give the actors a moment, but do not depend on them.
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LEASES_SECONDS):
@@ -59,6 +62,7 @@ class Gateway:
 
     async def stop(self) -> None:
         await self._background.cancel()
+        await self._endpoint.close()
         await self._endpoint.audit.close()
         await self._bus.close()
 

@@ -1,18 +1,17 @@
-"""Requests to the routers: one publish out, a numbered row of frames back, no lookup in between."""
+"""Requests to the routers and to other gateways: one publish out, a numbered row of frames back."""
 
 import asyncio
-import secrets
+import math
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Literal
 
+from mcpctl.bus import peer_frames
 from mcpctl.bus.connection import Bus, Delivery
 from mcpctl.bus.contracts.token import Principal
-from mcpctl.bus.errors import BusError, DeadlineExceeded, TooLarge, Unavailable
+from mcpctl.bus.errors import BadRequest, BusError, DeadlineExceeded, Unavailable
 from mcpctl.bus.frames import (
+    BEAT_EVERY,
     EVERY_ROUTER,
     FIRST_FRAME_WITHIN,
     SILENCE_LIMIT,
@@ -20,13 +19,12 @@ from mcpctl.bus.frames import (
     Request,
     decode_reply,
     encode,
+    gateway_subject,
     mcp_subject,
     router_subject,
 )
-from mcpctl.bus.identity import inbox_of
-
-BUFFER = 64 * 1024 * 1024
-"""Bytes of frames that one call may hold back for a slow client; past that the call ends with an error."""
+from mcpctl.bus.identity import service_inbox
+from mcpctl.gateway.live_call import LiveCall
 
 SWEEP = 0.25
 SIGN_OF_LIFE = 15.0
@@ -35,139 +33,14 @@ SIGN_OF_LIFE = 15.0
 OVERTIME = 5.0
 """Seconds past a call's budget after which the gateway itself gives it up."""
 
+LISTEN = "subscriptions/listen"
+"""The method without a deadline."""
 
-@dataclass(slots=True)
-class Frame:
-    """What arrived: a notification (a whole message), or the end (a raw result, or a raw JSON-RPC error)."""
+GATEWAY = "gateway-"
+"""How names of gateways begin; a router's never does."""
 
-    kind: Literal["msg", "end"]
-    body: bytes
-    error: bool = False
-
-
-class LiveCall:
-    """One call on its way. Ask `next()` until the frame `end`; `cancel()` when nobody reads on."""
-
-    __slots__ = (
-        "_buffered",
-        "_failure",
-        "_frames",
-        "_number",
-        "_parts",
-        "_plane",
-        "_waiter",
-        "cancelled",
-        "cut_off",
-        "deadline",
-        "ended",
-        "head",
-        "heard",
-        "key",
-        "principal",
-        "router",
-        "started",
-        "waiting_since",
-    )
-
-    def __init__(self, plane: "DataPlane", key: str, head: Request, principal: Principal) -> None:
-        self.key, self.head, self.principal = key, head, principal
-        self.started = time.monotonic()
-        self.heard: float | None = None
-        self.deadline = self.started + head.budget / 1000 + OVERTIME
-        self.router: str | None = None
-        self.ended = self.cancelled = False
-        self._plane = plane
-        self._frames: deque[Frame] = deque()
-        self._parts: list[bytes] = []
-        self._buffered = self._number = 0
-        self._failure: BusError | None = None
-        self._waiter: asyncio.Future[bool] | None = None
-        self.waiting_since = self.started
-        self.cut_off: Callable[[], None] | None = None
-        """Closes the client's connection; set once something is being written to it."""
-
-    async def next(self) -> Frame | None:
-        """Return the next frame, or None every 15 seconds in which there is none.
-
-        Raises the `BusError` that ended the call instead of a result.
-        """
-        while not self._frames:
-            if self._failure is not None:
-                raise self._failure
-            self.waiting_since = time.monotonic()
-            self._waiter = asyncio.get_running_loop().create_future()
-            if await self._waiter:
-                return None
-        frame = self._frames.popleft()
-        self._buffered -= len(frame.body)
-        return frame
-
-    async def cancel(self) -> None:
-        """End the call, upstream included, if it is still running."""
-        if not self.ended and not self.cancelled:
-            self.cancelled = True
-            if self.router is not None:
-                await self._plane.send_cancel(self.router, self.key)
-            else:
-                return  # the router is not known yet: `accepted` or `end` will tell, and is waited for
-        self._plane.forget(self)
-
-    def take(self, msg: Delivery) -> None:
-        """Take a message from the bus."""
-        if msg.headers is not None and msg.headers.get("Status") == "503":
-            self.ended = True
-            self.fail(Unavailable("no router serves requests"))
-            return
-        self.heard = time.monotonic()
-        head, body = decode_reply(msg.data)
-        if head.number != self._number + 1:
-            self.fail(Unavailable("frames of the call were lost"))
-            return
-        self._number = head.number
-        if head.router is not None:
-            self.router = head.router
-        if head.fault is not None:
-            self.ended = True
-            self.fail(BusError.of(*head.fault))
-        elif head.kind == "part":
-            self._parts.append(body)
-            self._hold(len(body))
-        elif head.kind in ("msg", "end"):
-            if self._parts:
-                body = b"".join([*self._parts, body])
-                self._parts = []
-            self.ended = head.kind == "end"
-            self._frames.append(Frame("end" if self.ended else "msg", body, head.error))
-            self._hold(len(body))
-            self._wake()
-
-    def _hold(self, size: int) -> None:
-        self._buffered += size
-        if self._buffered > BUFFER:
-            self._frames.clear()
-            self.fail(TooLarge("the client does not read as fast as the call answers"))
-
-    def fail(self, failure: BusError) -> None:
-        if self._failure is None:
-            self._failure = failure
-            self._wake()
-
-    def abort(self, failure: BusError) -> None:
-        """Fail the call at once: what is held for the client is dropped, and a client that does not read is cut off."""
-        self._frames.clear()
-        self._parts.clear()
-        reading = self._waiter is not None and not self._waiter.done()
-        self.fail(failure)
-        if not reading and self.cut_off is not None:
-            self.cut_off()
-
-    def poke(self) -> None:
-        """Let `next` return None: the reader may want to show a sign of life."""
-        self._wake(idle=True)
-
-    def _wake(self, *, idle: bool = False) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(idle)
+LEFT = 4096
+"""Ended calls that are remembered, for a router that has not heard of it."""
 
 
 class DataPlane:
@@ -175,9 +48,12 @@ class DataPlane:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._inbox = f"{inbox_of(bus.caller)}.mcp{secrets.token_hex(16)}"
+        self._inbox = service_inbox(bus.caller)  # below it other gateways may publish too
         self._calls: dict[str, LiveCall] = {}
+        self._left: dict[str, str] = {}
+        self._beats: dict[str, float] = {}
         self._count = 0
+        self._reconnects = 0
 
     async def start(self) -> None:
         await self._bus.receive(f"{self._inbox}.*", self._receive)
@@ -187,64 +63,146 @@ class DataPlane:
         return len(self._calls)
 
     async def call(self, head: Request, params: bytes, principal: Principal) -> LiveCall:
-        """Send a request. Raises `TooLarge`, and `Unavailable` where the bus is away."""
+        """Send a request to the routers. Raises `TooLarge`, and `Unavailable` where the bus is away."""
+        seconds = math.inf if head.method == LISTEN else head.budget / 1000 + OVERTIME
+        call = self._begin(encode(head, params), principal, seconds, head.session)
+        await self._send(mcp_subject(head.project, self._bus.caller), call)
+        return call
+
+    async def ask_gateway(
+        self, gateway: str, head: peer_frames.PeerFrame, principal: Principal, *, seconds: float = math.inf
+    ) -> LiveCall:
+        """Ask another gateway. Raises `Unavailable` where the bus is away."""
+        call = self._begin(peer_frames.encode(head), principal, seconds, None)
+        call.router = gateway
+        await self._send(gateway_subject(gateway, self._bus.caller), call)
+        return call
+
+    def _begin(self, message: bytes, principal: Principal, seconds: float, session: str | None) -> LiveCall:
         self._count += 1
-        key = f"{self._inbox}.{self._count}"
-        call = LiveCall(self, key, head, principal)
-        self._calls[key] = call
+        call = LiveCall(self, f"{self._inbox}.{self._count}", message, principal, seconds=seconds, session=session)
+        self._calls[call.key] = call
+        return call
+
+    async def _send(self, subject: str, call: LiveCall) -> None:
         try:
-            await self._bus.send(mcp_subject(head.project, self._bus.caller), encode(head, params), reply=key)
+            await self._bus.send(subject, call.message, reply=call.key)
         except BaseException:
             self.forget(call)
             raise
-        return call
 
     async def _receive(self, msg: Delivery) -> None:
         call = self._calls.get(msg.subject)
         if call is None:
+            await self._take_other(msg)
             return
         call.take(msg)
-        if call.cancelled and call.router is not None and not call.ended:
-            await self.send_cancel(call.router, call.key)
+        if call.ended:
             self.forget(call)
-        elif call.ended:
+        elif call.cancelled and call.router is not None:
+            await self.cancel(call)
             self.forget(call)
+        elif call.moved:
+            call.moved = False
+            await self._send_on(call)
+
+    async def _send_on(self, call: LiveCall) -> None:
+        try:
+            await self._bus.send(router_subject(str(call.router), self._bus.caller), call.message, reply=call.key)
+        except BusError as error:
+            call.fail(error)
+            self.forget(call)
+
+    async def _take_other(self, msg: Delivery) -> None:
+        """Take a beat; or a frame of a call that is over, of which its router has not heard."""
+        try:
+            head, _ = decode_reply(msg.data)
+        except BadRequest:
+            return
+        if head.kind == "beat" and head.router is not None:
+            self._beats[head.router] = time.monotonic()
+        elif head.kind == "end":
+            self._left.pop(msg.subject, None)
+        else:
+            router = head.router or self._left.get(msg.subject)
+            if router is not None and head.kind in ("accepted", "msg", "part"):
+                await self._send_cancel(router, msg.subject)
 
     def forget(self, call: LiveCall) -> None:
-        self._calls.pop(call.key, None)
+        if self._calls.pop(call.key, None) is not None and not call.ended and call.router is not None:
+            if len(self._left) >= LEFT:
+                del self._left[next(iter(self._left))]
+            self._left[call.key] = call.router
 
-    def end_where(self, concerns: Callable[[Principal], bool], failure: BusError) -> None:
-        """Fail the running calls of certain principals, whatever their router does."""
+    def end_where(self, concerns: Callable[[LiveCall], bool], failure: BusError) -> None:
+        """Fail certain running calls, whatever their router does."""
         for call in list(self._calls.values()):
-            if concerns(call.principal):
+            if concerns(call):
                 call.abort(failure)
                 self.forget(call)
 
-    async def send_cancel(self, router: str, key: str) -> None:
-        await self._publish_cancel(router, Cancel(reply=key))
+    async def cancel(self, call: LiveCall) -> None:
+        """Tell the one who has the call that nobody waits for it."""
+        if call.router is not None:
+            await self._send_cancel(call.router, call.key)
 
     async def cancel_request(self, session: str, request_id: str) -> None:
         """Cancel a legacy client's request, whichever gateway carries it and whichever router has it."""
-        await self._publish_cancel(EVERY_ROUTER, Cancel(session=session, request_id=request_id))
+        cancel = Cancel(session=session, request_id=request_id)
+        await self._tell(router_subject(EVERY_ROUTER, self._bus.caller), encode(cancel))
 
-    async def _publish_cancel(self, router: str, cancel: Cancel) -> None:
+    async def _send_cancel(self, router: str, key: str) -> None:
+        if router.startswith(GATEWAY):
+            await self.tell_gateway(router, peer_frames.Leave(key))
+        else:
+            await self._tell(router_subject(router, self._bus.caller), encode(Cancel(reply=key)))
+
+    async def tell_gateway(self, gateway: str, head: peer_frames.PeerFrame, body: bytes = b"") -> None:
+        """Tell one gateway (or all) something, without an answer."""
+        await self._tell(gateway_subject(gateway, self._bus.caller), peer_frames.encode(head, body))
+
+    async def _tell(self, subject: str, message: bytes) -> None:
         with suppress(BusError):  # without the bus the router's beats find nobody, and that ends the call
-            await self._bus.send(router_subject(router, self._bus.caller), encode(cancel))
+            await self._bus.send(subject, message)
 
     async def sweep(self) -> None:
         """For ever: fail the calls whose router is silent."""
         while True:
             await asyncio.sleep(SWEEP)
+            back = self._was_away()
             now = time.monotonic()
+            for router in [router for router, heard in self._beats.items() if now - heard > SILENCE_LIMIT]:
+                del self._beats[router]
             for call in list(self._calls.values()):
-                if call.heard is None and now - call.started > FIRST_FRAME_WITHIN:
-                    call.fail(Unavailable("no router took the request"))
-                elif call.heard is not None and now - call.heard > SILENCE_LIMIT:
-                    call.fail(Unavailable("the router that had the request is gone; it may have been carried out"))
-                elif now > call.deadline:
-                    call.fail(DeadlineExceeded("the request took too long"))
-                else:
-                    if now - call.waiting_since > SIGN_OF_LIFE:
-                        call.poke()
-                    continue
-                self.forget(call)
+                if self._is_lost(call, now, back=back):
+                    await self.cancel(call)
+                    self.forget(call)
+                elif now - call.waiting_since > SIGN_OF_LIFE:
+                    call.poke()
+
+    def _was_away(self) -> bool:
+        """Tell whether the bus was away since the last time this was asked."""
+        before, self._reconnects = self._reconnects, self._bus.client.stats["reconnects"]
+        return before != self._reconnects
+
+    def _is_lost(self, call: LiveCall, now: float, *, back: bool) -> bool:
+        """Fail a call of which nothing is to be expected any more.
+
+        While the bus was away, an `end` may have been lost, or a router may have found this gateway gone: so a listen
+        begins anew, and a call of whose router a beat was missed has failed.
+        """
+        if call.heard is None:
+            if now - call.started <= FIRST_FRAME_WITHIN:
+                return False
+            call.give_up("no router took the request")
+            return True
+        silence = now - max(call.heard, self._beats.get(call.router or "", 0.0))
+        if silence > (1.5 * BEAT_EVERY if back else SILENCE_LIMIT):
+            call.fail(Unavailable("the router that had the request is gone; it may have been carried out"))
+        elif back and call.deadline == math.inf:
+            call.fail(Unavailable("the bus was away"))
+        elif now > call.deadline:
+            call.fail(DeadlineExceeded("the request took too long"))
+        else:
+            return False
+        return True

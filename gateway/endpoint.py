@@ -1,49 +1,41 @@
 """The MCP endpoint: `/projects/<project>/mcp`, and `…/servers/<server>/mcp` for a single server of it."""
 
-import re
 import time
+from collections.abc import Awaitable, Callable
 
-import orjson
 import structlog
 from aiohttp import web
 from msgspec import UNSET
 
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.connection import Bus
-from mcpctl.bus.contract import Change
-from mcpctl.bus.contracts.session import OpenSession, Session
-from mcpctl.bus.errors import BusError, NotFound, TooLarge, Unauthenticated, Unavailable
-from mcpctl.bus.mcp_messages import (
-    INTERNAL_ERROR,
-    INVALID_PARAMS,
-    INVALID_REQUEST,
-    LEGACY,
-    METHOD_NOT_FOUND,
-    Envelope,
-    Params,
-    decode_fields,
-    error_body,
-    response,
-    same_id,
-)
+from mcpctl.bus.errors import BusError, NotFound, TooLarge
+from mcpctl.bus.mcp_messages import INTERNAL_ERROR, INVALID_REQUEST, LEGACY, Envelope, Params
 from mcpctl.bus.principals import Principals
 from mcpctl.bus.service import Endpoint
 from mcpctl.gateway import legacy, modern
 from mcpctl.gateway.admission import Admission, Exchange
-from mcpctl.gateway.dataplane import DataPlane
+from mcpctl.gateway.dataplane import LISTEN, DataPlane
+from mcpctl.gateway.endings import Endings
+from mcpctl.gateway.event_log import EventId, EventLogs
+from mcpctl.gateway.get_stream import GetStreams
 from mcpctl.gateway.hosts import Hosts
-from mcpctl.gateway.relay import Relay, result_of
+from mcpctl.gateway.legacy_requests import SESSION_ID, LegacyRequests
+from mcpctl.gateway.listen_stream import ListenStreams
+from mcpctl.gateway.peers import Peers
+from mcpctl.gateway.relay import Relay
+from mcpctl.gateway.resuming import Resuming
+from mcpctl.gateway.server_requests import ServerRequests
 from mcpctl.gateway.sessions import Sessions
 from mcpctl.gateway.settings import GatewaySettings
 from mcpctl.gateway.wire import (
     EVENT_STREAM,
     JSON,
-    NO_ID,
     Fault,
     accepted,
     accepts,
     fault_of,
-    json_response,
+    no_session,
     params_of,
     read_message,
     read_params,
@@ -52,9 +44,7 @@ from mcpctl.gateway.wire import (
 
 log = structlog.get_logger()
 
-SESSION_ID = "Mcp-Session-Id"
-_SESSION_ID = re.compile(r"[\x21-\x7e]{1,256}\Z")
-LEGACY_METHODS = modern.METHODS - {"server/discover"}
+Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class McpEndpoint:
@@ -69,73 +59,122 @@ class McpEndpoint:
         self.plane = DataPlane(bus)
         self.audit = AuditWriter(bus.client, bus.caller)
         self.admission = Admission(Hosts(settings), self.principals, self.audit, bus.caller)
-        self._relay = Relay(self.plane, bus.caller, settings.call_timeout_ms)
-        tokens = self.principals.follower
-        tokens.on_change.append(self._end_revoked)
-        tokens.on_lapse.append(self._end_all)
-
-    def _end_revoked(self, change: Change) -> None:
-        if change.action in ("revoked", "removed"):
-            self.plane.end_where(lambda p: p.depends_on(change.kind, change.key), Unauthenticated("revoked"))
-
-    def _end_all(self) -> None:
-        self.plane.end_where(lambda _: True, Unavailable("what the caller may do can no longer be confirmed"))
+        self.logs = EventLogs(bus.caller)
+        requests = ServerRequests(bus.caller)
+        self._relay = Relay(self.plane, self.sessions, requests, self.logs, settings.call_timeout_ms)
+        self._listens = ListenStreams(self._relay)
+        self._streams = GetStreams(bus.caller, self.sessions, self._relay.ask)
+        self.peers = Peers(bus, self.plane, self.principals, requests, self.logs, self._streams)
+        self._resuming = Resuming(self.logs, self.plane)
+        self._legacy = LegacyRequests(self.sessions, self._relay, self.peers)
+        self._endings = Endings(self.plane, requests, self.logs, self._streams, self._listens)
+        self._endings.follow(self.principals.follower, self.sessions.follower)
 
     # --- HTTP methods ---
 
     async def post(self, request: web.Request) -> web.StreamResponse:
         """Carry one JSON-RPC message to the bus, and its answer back."""
         started = time.perf_counter()
-        answer = await self._post(request)
+        answer = await self._guarded(self._post, request)
         error = f"HTTP {answer.status}" if answer.status >= 500 else ""
         self._counts.count(time.perf_counter() - started, error)
         return answer
 
-    async def _post(self, request: web.Request) -> web.StreamResponse:
+    async def _guarded(self, serve: Serve, request: web.Request) -> web.StreamResponse:
         try:
-            exchange = await self.admission.admit(request)
-            message, request_id = await self._read(request)
-            params = read_params(message, request_id)
-            if _is_modern(request, params):
-                return await self._post_modern(exchange, message, request_id, params)
-            return await self._post_legacy(exchange, message, request_id, params)
+            return await serve(request)
         except Fault as fault:
             return render(fault)
         except Exception:
             log.exception("request failed", path=request.path)
             return render(Fault(500, INTERNAL_ERROR, "internal error; the gateway's log has the details"))
 
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        exchange = await self.admission.admit(request)
+        message, request_id = await self._read(request)
+        params = read_params(message, request_id)
+        if _is_modern(request, params):
+            return await self._post_modern(exchange, message, request_id, params)
+        return await self._legacy.post(exchange, message, request_id, params)
+
+    async def _post_modern(
+        self, exchange: Exchange, message: Envelope, request_id: bytes | None, params: Params
+    ) -> web.StreamResponse:
+        if message.method is UNSET:
+            raise Fault(400, INVALID_REQUEST, "a response is not expected here")
+        if request_id is None:
+            return accepted()
+        exchange.request_id = request_id
+        method = message.method
+        modern.check(exchange.http, method, request_id, params)
+        sent = modern.without_tasks(params_of(message))
+        if method == LISTEN:
+            return await self._listens.listen(exchange, sent)
+        if method == "tools/call":
+            exchange.param_headers = modern.param_headers(exchange.http, request_id)
+        return await self._relay.relay(exchange, method, sent)
+
     async def get(self, request: web.Request) -> web.StreamResponse:
-        """Refuse: neither era is owed a stream here."""
-        return await self._refuse_method(request, "POST, DELETE")
+        """Open a session's stream of changes, or go on with one that broke off."""
+        return await self._guarded(self._get, request)
+
+    async def _get(self, request: web.Request) -> web.StreamResponse:
+        if SESSION_ID not in request.headers or request.headers.get("MCP-Protocol-Version") not in (None, *LEGACY):
+            return await self._refuse_method(request, "POST")
+        exchange = await self.admission.admit(request)
+        if not accepts(request, EVENT_STREAM):
+            raise Fault(406, INVALID_REQUEST, "Accept must admit text/event-stream")
+        session = await self._legacy.enter(exchange)
+        last = request.headers.get("Last-Event-ID") if session.version == legacy.RESUMABLE else None
+        event = EventId.parse(last) if last is not None else None
+        if event is not None and event.request_id is not None:
+            return await self._resuming.resume(exchange, event)
+        try:
+            return await self._streams.open(exchange, resumed=last is not None)
+        except NotFound as error:
+            raise no_session() from error
+        except BusError as error:
+            raise fault_of(error) from error
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """End a legacy session: every replica answers 404 to its id from then on."""
+        return await self._guarded(self._delete, request)
+
+    async def _delete(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("MCP-Protocol-Version") not in (None, *LEGACY):
             return await self._refuse_method(request, "POST")
+        exchange = await self.admission.admit(request)
+        await self._legacy.enter(exchange)
         try:
-            exchange = await self.admission.admit(request)
-            session_id = _session_id(request)
-            await self._find_session(exchange, session_id)
-            await self.sessions.close(session_id, exchange.bearer)
-        except Fault as fault:
-            return render(fault)
-        except NotFound:
-            return render(_no_session(NO_ID))
+            await self.sessions.close(exchange.session_id, exchange.bearer)
+        except NotFound as error:
+            raise no_session() from error
         except BusError as error:
-            return render(fault_of(error))
+            raise fault_of(error) from error
         return web.Response(status=204)
 
+    async def stop_streams(self, _app: web.Application) -> None:
+        """End what would last for ever, so that the server can stop."""
+        self._streams.stop()
+        self._listens.stop()
+
+    async def close(self) -> None:
+        """End what runs without a client's connection."""
+        await self._endings.close()
+        await self._streams.close()
+        await self.peers.close()
+        await self.logs.close()
+
     async def other(self, request: web.Request) -> web.StreamResponse:
-        return await self._refuse_method(request, "POST, DELETE")
+        return await self._guarded(self._refuse, request)
+
+    async def _refuse(self, request: web.Request) -> web.StreamResponse:
+        return await self._refuse_method(request, "POST, GET, DELETE")
 
     async def _refuse_method(self, request: web.Request, allow: str) -> web.StreamResponse:
-        try:
-            await self.admission.admit(request)
-        except Fault as fault:
-            return render(fault)
+        await self.admission.admit(request)
         text = f"{request.method} is not served here"
-        return render(Fault(405, INVALID_REQUEST, text, headers={"Allow": allow}))
+        raise Fault(405, INVALID_REQUEST, text, headers={"Allow": allow})
 
     async def _read(self, request: web.Request) -> tuple[Envelope, bytes | None]:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -153,123 +192,8 @@ class McpEndpoint:
             raise fault_of(TooLarge("the request body is longer than this gateway takes")) from error
         return read_message(body)
 
-    # --- the modern era ---
-
-    async def _post_modern(
-        self, exchange: Exchange, message: Envelope, request_id: bytes | None, params: Params
-    ) -> web.StreamResponse:
-        if message.method is UNSET:
-            raise Fault(400, INVALID_REQUEST, "a response is not expected here")
-        if request_id is None:
-            return accepted()
-        exchange.request_id = request_id
-        modern.check(exchange.http, message.method, request_id, params)
-        return await self._relay.relay(exchange, message.method, params_of(message))
-
-    # --- the legacy era ---
-
-    async def _post_legacy(
-        self, exchange: Exchange, message: Envelope, request_id: bytes | None, params: Params
-    ) -> web.StreamResponse:
-        request = exchange.http
-        exchange.request_id = request_id or NO_ID
-        if not accepts(request, JSON, EVENT_STREAM):
-            raise Fault(406, INVALID_REQUEST, "Accept must admit application/json and text/event-stream")
-        if message.method == "initialize" and request_id is not None:
-            if SESSION_ID in request.headers:
-                raise Fault(400, INVALID_REQUEST, "this session is initialized already", request_id=request_id)
-            return await self._initialize(exchange, message)
-        session_id = _session_id(request, exchange.request_id)
-        try:
-            exchange.session = await self._find_session(exchange, session_id)
-        except BusError as error:
-            raise fault_of(error, exchange.request_id) from error
-        if message.method is UNSET or request_id is None:
-            await self._take_notification(exchange, message)
-            return accepted()
-        return await self._legacy_request(exchange, session_id, message, params)
-
-    async def _find_session(self, exchange: Exchange, session_id: str) -> Session:
-        try:
-            return await self.sessions.find(session_id, exchange.bearer, exchange.project, exchange.server)
-        except NotFound as error:
-            raise _no_session(exchange.request_id) from error
-
-    async def _legacy_request(
-        self, exchange: Exchange, session_id: str, message: Envelope, params: Params
-    ) -> web.StreamResponse:
-        method, session = message.method, exchange.session
-        if method == "ping":
-            return json_response(response(exchange.request_id, result=b"{}"))
-        if method == "logging/setLevel":
-            return await self._set_log_level(exchange, session_id, message)
-        if method not in LEGACY_METHODS or session is None:
-            return json_response(
-                response(exchange.request_id, error=error_body(METHOD_NOT_FOUND, f"Method not found: {method}"))
-            )
-        return await self._relay.relay(exchange, str(method), legacy.modern_params(params_of(message), params, session))
-
-    async def _set_log_level(self, exchange: Exchange, session_id: str, message: Envelope) -> web.StreamResponse:
-        level = orjson.loads(params_of(message)).get("level")
-        try:
-            await self.sessions.set_log_level(session_id, exchange.bearer, level)
-        except ValueError:
-            error = error_body(INVALID_PARAMS, "level is none of the eight levels of RFC 5424")
-            return json_response(response(exchange.request_id, error=error))
-        except BusError as error:
-            raise fault_of(error, exchange.request_id) from error
-        return json_response(response(exchange.request_id, result=b"{}"))
-
-    async def _take_notification(self, exchange: Exchange, message: Envelope) -> None:
-        if message.method != "notifications/cancelled" or exchange.session is None:
-            return
-        params = decode_fields(params_of(message))
-        if "requestId" in params:
-            await self.plane.cancel_request(exchange.session.key, same_id(bytes(params["requestId"])))
-
-    async def _initialize(self, exchange: Exchange, message: Envelope) -> web.StreamResponse:
-        asked = orjson.loads(params_of(message))
-        version = legacy.negotiated(asked.get("protocolVersion"))
-        params = b'{"_meta":{' + legacy.meta_members(None) + b"}}"
-        try:
-            call = await self._relay.ask(exchange, "server/discover", params)
-            found = await result_of(call)
-            session_id = await self.sessions.open(
-                OpenSession(
-                    bearer=exchange.bearer,
-                    project=exchange.project,
-                    server=exchange.server,
-                    version=version,
-                    client_info=orjson.dumps(asked.get("clientInfo") or {}).decode(),
-                    capabilities=orjson.dumps(asked.get("capabilities") or {}).decode(),
-                )
-            )
-        except BusError as error:
-            raise fault_of(error, exchange.request_id) from error
-        except ValueError as error:
-            raise Fault(
-                400, INVALID_PARAMS, "clientInfo or capabilities is too large", request_id=exchange.request_id
-            ) from error
-        answer = json_response(response(exchange.request_id, result=legacy.initialize_result(found, version)))
-        answer.headers[SESSION_ID] = session_id
-        return answer
-
 
 def _is_modern(request: web.Request, params: Params) -> bool:
     if params.meta and params.meta.version is not UNSET:
         return True
     return request.headers.get("MCP-Protocol-Version") not in (None, *LEGACY)
-
-
-def _session_id(request: web.Request, request_id: bytes = NO_ID) -> str:
-    session_id = request.headers.get(SESSION_ID)
-    if session_id is not None and not _SESSION_ID.match(session_id):
-        raise _no_session(request_id)
-    if session_id is None:
-        text = "neither a session (initialize first) nor the _meta and headers of a stateless request"
-        raise Fault(400, INVALID_REQUEST, text, request_id=request_id)
-    return session_id
-
-
-def _no_session(request_id: bytes) -> Fault:
-    return Fault(404, INVALID_REQUEST, "no such session: initialize again", request_id=request_id)

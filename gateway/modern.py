@@ -4,7 +4,7 @@ import base64
 import binascii
 
 from aiohttp import web
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from mcpctl.bus.mcp_messages import (
     CLIENT_CAPABILITIES,
@@ -16,7 +16,13 @@ from mcpctl.bus.mcp_messages import (
     PROTOCOL_VERSION,
     UNSUPPORTED_VERSION,
     Params,
+    decode_fields,
+    decode_value,
+    encode,
+    raw,
+    without,
 )
+from mcpctl.gateway.legacy import TASKS
 from mcpctl.gateway.wire import EVENT_STREAM, JSON, Fault, accepts
 
 METHODS = frozenset(
@@ -30,9 +36,15 @@ METHODS = frozenset(
         "resources/templates/list",
         "resources/read",
         "completion/complete",
+        "subscriptions/listen",
     }
 )
 """What is served of the revision's methods."""
+
+PARAM = "mcp-param-"
+PARAMS = 64
+PARAMS_LENGTH = 32768
+"""How many `Mcp-Param-*` headers are handed on, and how many characters of them."""
 
 NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 """Methods whose `Mcp-Name` header repeats a parameter."""
@@ -45,11 +57,40 @@ def check(request: web.BaseRequest, method: str, request_id: bytes, params: Para
         _check_headers(request, method, params)
         if method not in METHODS:
             raise Fault(404, METHOD_NOT_FOUND, f"Method not found: {method}")
-        if not accepts(request, JSON) and not accepts(request, EVENT_STREAM):
+        if not accepts(request, EVENT_STREAM) and (method == "subscriptions/listen" or not accepts(request, JSON)):
             raise Fault(406, INVALID_REQUEST, "Accept must admit application/json and text/event-stream")
     except Fault as fault:
         fault.request_id = request_id
         raise
+
+
+def param_headers(request: web.BaseRequest, request_id: bytes) -> dict[str, str]:
+    """Return a request's `Mcp-Param-*` headers, which repeat arguments of its tool. Raises `Fault` for too many.
+
+    Whether they say the same as the arguments is decided where the tool's schema is known.
+    """
+    found = {name: value for name, value in request.headers.items() if name[:10].lower() == PARAM}
+    if found and (len(found) > PARAMS or sum(map(len, found.values())) > PARAMS_LENGTH):
+        text = f"more than {PARAMS} Mcp-Param-* headers, or {PARAMS_LENGTH} characters in them"
+        raise Fault(400, HEADER_MISMATCH, text, request_id=request_id)
+    return found
+
+
+def without_tasks(params: bytes) -> bytes:
+    """Return params whose `_meta` does not declare the tasks extension, which is not relayed."""
+    if b'/tasks"' not in params:
+        return params
+    fields = decode_fields(params)
+    meta = decode_fields(fields.get("_meta", Raw(b"{}")))
+    capabilities = decode_value(meta.get(CLIENT_CAPABILITIES, Raw(b"{}")))
+    extensions = capabilities.get("extensions") if isinstance(capabilities, dict) else None
+    if not isinstance(extensions, dict) or TASKS not in extensions:
+        return params
+    capabilities = decode_fields(meta[CLIENT_CAPABILITIES])
+    capabilities["extensions"] = Raw(without(bytes(capabilities["extensions"]), TASKS))
+    meta[CLIENT_CAPABILITIES] = raw(capabilities)
+    fields["_meta"] = raw(meta)
+    return encode(fields)
 
 
 def _check_version(request: web.BaseRequest, params: Params) -> None:

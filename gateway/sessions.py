@@ -50,6 +50,21 @@ class Sessions:
         if found is not None:
             self._drop(found.key)
 
+    async def set_subscription(self, session_id: str, bearer: str, uri: str, *, subscribed: bool) -> session.Session:
+        """Remember (or forget) a subscription. Raises `NotFound`, `BadRequest`, `Unavailable`."""
+        asked = session.SetSubscription(bearer=bearer, id=session_id, uri=uri, subscribed=subscribed)
+        found = (await self._bus.call(session.set_subscription, asked)).session
+        self._drop(found.key)
+        return found
+
+    async def take_stream(self, session_id: str, bearer: str) -> session.FoundSession:
+        """Make this gateway the one that holds the session's stream. Raises `NotFound`, `Unavailable`."""
+        return await self._bus.call(session.take_stream, session.TakeStream(bearer=bearer, id=session_id))
+
+    async def ask(self, session_id: str, bearer: str) -> session.FoundSession:
+        """Return the session as it is now, whatever is cached. Raises `NotFound`, `Unavailable`."""
+        return await self._bus.call(session.find, session.FindSession(bearer=bearer, id=session_id))
+
     async def _find(self, session_id: str, bearer: str) -> Loaded[session.Session]:
-        answer = await self._bus.call(session.find, session.FindSession(bearer=bearer, id=session_id))
+        answer = await self.ask(session_id, bearer)
         return Loaded(answer.epoch, answer.seq, answer.session, KEPT_SECONDS)

@@ -27,7 +27,11 @@ from mcpctl.gateway.authorization import Refused, refusal_of
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
-NO_ID = b"null"
+NO_ID = b""
+"""The id of what answers no request, or one that was refused unread: its error has none."""
+
+UNKNOWN_ID = b"null"
+"""The id in the answer to what cannot be read (JSON-RPC 2.0, section 5)."""
 
 _STATUS_OF_CODE = {
     METHOD_NOT_FOUND: 404,
@@ -70,8 +74,13 @@ def fault_of(error: BusError | Refused, request_id: bytes = NO_ID) -> Fault:
     return Fault(error.http_status, code, str(error), request_id=request_id, headers=headers)
 
 
+def no_session(request_id: bytes = NO_ID) -> Fault:
+    return Fault(404, INVALID_REQUEST, "no such session: initialize again", request_id=request_id)
+
+
 def render(fault: Fault) -> web.Response:
-    body = response(fault.request_id, error=fault.body)
+    named = fault.request_id != NO_ID
+    body = response(fault.request_id, error=fault.body) if named else b'{"jsonrpc":"2.0","error":' + fault.body + b"}"
     return web.Response(status=fault.status, body=body, content_type=JSON, headers=fault.headers)
 
 
@@ -108,20 +117,21 @@ def read_message(body: bytes) -> tuple[Envelope, bytes | None]:
             body.decode()  # what is passed on as bytes must be text all the same
         message = decode_envelope(body)
     except msgspec.ValidationError as error:
-        raise Fault(400, INVALID_REQUEST, f"not a JSON-RPC message: {error}") from error
+        raise Fault(400, INVALID_REQUEST, f"not a JSON-RPC message: {error}", request_id=UNKNOWN_ID) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Fault(400, PARSE_ERROR, f"not JSON: {error}") from error
+        raise Fault(400, PARSE_ERROR, f"not JSON: {error}", request_id=UNKNOWN_ID) from error
     if message.jsonrpc != "2.0":
-        raise Fault(400, INVALID_REQUEST, 'not a JSON-RPC message: jsonrpc must be "2.0"')
+        raise Fault(400, INVALID_REQUEST, 'not a JSON-RPC message: jsonrpc must be "2.0"', request_id=UNKNOWN_ID)
     if message.method is UNSET:
         if message.id is UNSET or (message.result is UNSET and message.error is UNSET):
-            raise Fault(400, INVALID_REQUEST, "not a JSON-RPC message: it has neither a method nor an answer")
+            text = "not a JSON-RPC message: it has neither a method nor an answer"
+            raise Fault(400, INVALID_REQUEST, text, request_id=UNKNOWN_ID)
         return message, None
     if message.id is UNSET:
         return message, None
     request_id = bytes(message.id)
     if not _is_id(request_id):
-        raise Fault(400, INVALID_REQUEST, "the id of a request is a string or an integer")
+        raise Fault(400, INVALID_REQUEST, "the id of a request is a string or an integer", request_id=UNKNOWN_ID)
     if message.params is not UNSET and not bytes(message.params).startswith(b"{"):
         raise Fault(400, INVALID_PARAMS, "params must be an object", request_id=request_id)
     return message, request_id

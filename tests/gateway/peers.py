@@ -4,10 +4,13 @@ import asyncio
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
+
+from tests.injector import injecting
 
 UPSTREAM = str(Path(__file__).parents[1] / "upstreams" / "everything.py")
 
@@ -20,9 +23,9 @@ class Upstream:
 
 
 @asynccontextmanager
-async def http_upstream(*options: str):
+async def http_upstream(*options: str, program: str = UPSTREAM):
     process = await asyncio.create_subprocess_exec(
-        sys.executable, UPSTREAM, "--port", "0", *options, stdout=asyncio.subprocess.PIPE
+        sys.executable, program, "--port", "0", *options, stdout=asyncio.subprocess.PIPE
     )
     try:
         assert process.stdout is not None
@@ -37,9 +40,29 @@ async def http_upstream(*options: str):
 
 @asynccontextmanager
 async def sdk_client(url: str, token: str, mode: str, **options):
-    """The official SDK's client, in one era."""
-    async with (
-        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as http,
-        Client(streamable_http_client(url, http_client=http), mode=mode, **options) as client,
-    ):
+    """The official SDK's client, in one era; every message that it is sent is held against the protocol's schema."""
+    async with observed_client(url, token, mode, **options) as (client, _):
         yield client
+
+
+@asynccontextmanager
+async def observed_client(url: str, token: str, mode: str, **options):
+    """The official SDK's client, and the injector through which it speaks."""
+    try:
+        async with (
+            injecting([url], token) as injector,
+            httpx2.AsyncClient(timeout=30) as http,
+            Client(
+                streamable_http_client(injector.url + urlsplit(url).path, http_client=http), mode=mode, **options
+            ) as client,
+        ):
+            yield client, injector
+    except BaseExceptionGroup as group:
+        raise _leaf(group) from None
+
+
+def _leaf(error: BaseException) -> BaseException:
+    """Return what failed in a test, out of the groups into which the SDK's tasks wrap it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -288,6 +288,14 @@ async def test_a_deleted_project_takes_its_tokens_along(http, system):
     assert 'error_description="the token is revoked"' in answer.headers["WWW-Authenticate"]
 
 
+async def test_what_is_refused_unread_is_answered_without_an_id(http, system):
+    for sent in ({}, {**headers(system.tokens["dual"]), "Host": "evil.example.com"}, headers(system.tokens["old"])):
+        answer, body = await post(http, modern(), sent)
+
+        assert answer.status in (401, 421, 403)
+        assert "id" not in body
+
+
 @pytest.mark.parametrize("session_id", ["with space", "x" * 300, "é"])
 async def test_a_session_id_that_cannot_be_one_is_404(http, system, session_id):
     sent = {"Authorization": f"Bearer {system.tokens['dual']}", "Accept": BOTH, "Mcp-Session-Id": session_id}

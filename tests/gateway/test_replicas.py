@@ -32,12 +32,13 @@ async def message_of(answer):
     return json.loads(text)
 
 
-async def initialize(http, system, project="dual"):
+async def initialize(http, system, project="dual", version="2025-11-25"):
+    asked = {**INITIALIZE, "params": {**INITIALIZE["params"], "protocolVersion": version}}
     sent = {"Authorization": f"Bearer {system.tokens[project]}", "Accept": BOTH}
-    async with http.post(endpoint(system, project), json=INITIALIZE, headers=sent) as answer:
+    async with http.post(endpoint(system, project), json=asked, headers=sent) as answer:
         assert answer.status == 200
-        assert (await message_of(answer))["result"]["protocolVersion"] == "2025-11-25"
-        return {**sent, "Mcp-Session-Id": answer.headers["Mcp-Session-Id"], "MCP-Protocol-Version": "2025-11-25"}
+        assert (await message_of(answer))["result"]["protocolVersion"] == version
+        return {**sent, "Mcp-Session-Id": answer.headers["Mcp-Session-Id"], "MCP-Protocol-Version": version}
 
 
 async def test_a_legacy_session_is_used_through_two_gateways_in_turn(system):
@@ -89,7 +90,8 @@ async def test_cancelling_through_another_gateway_reaches_the_upstream(system):
         body = {"jsonrpc": "2.0", "id": "abc", "method": "tools/call", "params": call}
         async with http.post(endpoint(system, "dual", 0), json=body, headers=sent) as running:
             assert running.status == 200
-            await running.content.readuntil(b"\n\n")
+            for _ in range(2):  # the second event is the progress: the upstream has the call
+                await running.content.readuntil(b"\n\n")
             cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "abc"}}
             async with http.post(endpoint(system, "dual", 1), json=cancel, headers=sent) as answer:
                 assert answer.status == 202
@@ -260,7 +262,8 @@ async def test_hanging_up_cancels_at_the_upstream(system, era):
     url, key = endpoint(system, "dual"), f"hung-up-{era}"
     async with asyncio.timeout(30), aiohttp.ClientSession() as http:
         if era == "legacy":
-            sent = await initialize(http, system)
+            # A client of the newest handshake revision may come back for the rest of its stream.
+            sent = await initialize(http, system, version="2025-06-18")
             arguments = {"name": "wait_forever", "arguments": {"key": key}, "_meta": {"progressToken": 1}}
             call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": arguments}
         else:

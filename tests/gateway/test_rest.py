@@ -85,6 +85,7 @@ async def test_a_project_is_created_shown_changed_and_deleted(admin):
         "labels": {"team": "a"},
         "description": "",
         "servers": [],
+        "naming": "plain",
         "max_token_ttl": None,
     }
 
@@ -100,6 +101,19 @@ async def test_a_project_is_created_shown_changed_and_deleted(admin):
     answer, body = await admin.ask("DELETE", "/projects/over-http")
     assert (answer.status, body) == (204, None)
     fault(*await admin.ask("GET", "/projects/over-http"), 404, "not_found")
+
+
+async def test_a_second_server_in_a_plain_project_is_a_conflict_until_prefixes_are_asked_for(admin):
+    for name in ("rest-a", "rest-b"):
+        await admin.ask("POST", "/servers", {"spec": {"name": name, "url": "http://127.0.0.1:9/mcp"}})
+    await admin.ask("POST", "/projects", {"spec": {"name": "plain-over-http", "servers": ["rest-a"]}})
+    both = {"servers": ["rest-a", "rest-b"]}
+
+    message = fault(*await admin.ask("PUT", "/projects/plain-over-http", {"spec": both}), 409, "conflict")
+    answer, body = await admin.ask("PUT", "/projects/plain-over-http", {"spec": both | {"naming": "prefix"}})
+
+    assert "naming: prefix" in message
+    assert (answer.status, body["spec"]["naming"]) == (200, "prefix")
 
 
 async def test_the_body_may_repeat_the_name_in_the_path_but_not_contradict_it(admin):
