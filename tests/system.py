@@ -105,8 +105,8 @@ class System:
         )
         await self.operator.call(catalog.create_server, create)
 
-    async def project(self, name: str, *servers: str) -> None:
-        spec = catalog.ProjectSpec(name=name, servers=servers)
+    async def project(self, name: str, *servers: str, **more: object) -> None:
+        spec = catalog.ProjectSpec.model_validate({"name": name, "servers": servers, **more})
         await self.operator.call(catalog.create_project, catalog.CreateProject(bearer=self.bearer, spec=spec))
 
     async def token(self, project: str, name: str, *bindings: str) -> str:

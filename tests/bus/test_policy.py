@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 from pydantic import ValidationError
 
+from mcpctl.bus.bindings import why_useless
 from mcpctl.bus.contracts.rbac import Binding, Check, Definition, Scope
 
 NAMES = ("github", "gitlab", "git", "github/get", "github/set", "gitlab/get", "git/get", "x")
@@ -193,6 +194,41 @@ def test_a_server_is_touched_wherever_one_of_its_tools_is_granted(glob):
 )
 def test_a_server_none_of_whose_tools_can_be_granted_is_not_touched(glob, server):
     assert not Scope(layers=((Binding(role="run", resource="tools", name=glob),),)).touches_server(server)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("role:run,resource:tools,name:github", "write name:github/* for all tools of server github"),
+        ("role:view,resource:tools,name:get", "or name:SERVER/get for one tool"),
+        ("role:run,resource:servers,name:github/get", "write role:run,resource:tools,name:github/get"),
+        ("role:run,resource:servers,name:git*/*", "write role:run,resource:tools,name:git*/*"),
+    ],
+)
+def test_a_binding_whose_name_nothing_has_is_told_with_what_is_meant(text, meant):
+    held = binding(text)
+
+    assert meant in why_useless(held)
+    for server, tool in product(("github", "gitlab", "get"), ("get", "github")):
+        assert not held.grants("view", "servers", server)
+        assert not held.grants("view", "tools", f"{server}/{tool}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "role:run,resource:tools",
+        "role:run,resource:tools,name:github/get",
+        "role:run,resource:tools,name:github*",
+        "role:run,resource:tools,name:*",
+        "role:run,resource:servers,name:github",
+        "role:view,resource:secrets,name:a/b",
+        "role:edit,resource:*,name:github",
+        "action:logs",
+    ],
+)
+def test_a_binding_that_can_grant_something_has_nothing_wrong(text):
+    assert why_useless(binding(text)) is None
 
 
 @pytest.mark.parametrize("subject", ["User:ann\n", "User:", "Robot:x", "User:a b", "ann", "Group:>", "McpToken:*"])

@@ -1,32 +1,47 @@
-"""An MCP server on the official SDK that shows every kind of answer; run it by its path.
+"""An MCP server on the official SDK that shows every kind of answer, question and announcement; run it by its path.
 
-The first line on stdout is the port. `--legacy-only` hides the 2026-07-28 header from the SDK, as a server
-of last year would not know it; `--modern-only` refuses whatever does not carry it.
+The first line on stdout is the port; `serving.py` describes the options.
 """
 
-import argparse
 import asyncio
-import json
-import socket
-import sys
 from collections import defaultdict
+from typing import Annotated, Literal
 
-import uvicorn
 from mcp.server import MCPServer
+from mcp.server.elicitation import ElicitationResult
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.streamable_http import EventMessage, EventStore
-from pydantic import BaseModel
+from mcp.server.mcpserver.prompts import Prompt
+from mcp.server.mcpserver.resolve import Elicit, ListRoots, Resolve, Sample
+from mcp.server.mcpserver.resources import FunctionResource
+from mcp.types import (
+    Completion,
+    CreateMessageResult,
+    ElicitRequest,
+    ElicitRequestURLParams,
+    InputRequiredResult,
+    ListRootsResult,
+    SamplingMessage,
+    TextContent,
+)
+from pydantic import BaseModel, Field
+from serving import MODERN, Sessions, run
 
-MODERN = "2026-07-28"
+NAMES = ("Ann", "Anna", "Bob")
+VISIT = {"message": "Log in, please", "url": "https://example.com/login"}
 
 server = MCPServer("everything", version="1.0.0", log_level="WARNING")
+sessions = Sessions(server)
 started: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 cancelled: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+extra: set[str] = set()
 
 
 class Colour(BaseModel):
     colour: str
+
+
+# --- answers ---
 
 
 @server.tool()
@@ -45,6 +60,27 @@ def add(a: int, b: int) -> int:
 def fail(text: str) -> str:
     """Fail with this text."""
     raise ToolError(text)
+
+
+@server.tool()
+def big(size: int) -> str:
+    """Return a text of so many bytes."""
+    return "x" * size
+
+
+@server.tool()
+def in_region(region: Annotated[str, Field(json_schema_extra={"x-mcp-header": "Region"})], count: int = 1) -> str:
+    """Return the region, which in the new era is repeated in a header."""
+    return " ".join([region] * count)
+
+
+@server.tool()
+def headers(ctx: Context) -> dict[str, str]:
+    """Return the headers of the request that carried the call; none over stdio."""
+    return dict(ctx.headers or {})
+
+
+# --- calls that take a while ---
 
 
 @server.tool()
@@ -88,18 +124,113 @@ async def has_started(key: str) -> bool:
 
 
 @server.tool()
-async def ask_colour(ctx: Context) -> str:
-    """Ask the client's user for a colour."""
-    answer = await ctx.elicit("Which colour?", Colour)
-    return answer.data.colour if answer.action == "accept" else answer.action
-
-
-@server.tool()
 async def hang_up(ctx: Context) -> str:
     """Close the stream in the middle of a call; the answer waits for the client's return."""
     await ctx.close_sse_stream()
     await ctx.info("said while nobody listened")
     return "resumed"
+
+
+@server.tool()
+async def log(text: str, ctx: Context) -> str:
+    """Say the text at every level, as far as the client wants to hear it."""
+    for level in Sessions.LEVELS:
+        if sessions.wants(ctx.session, level):
+            await ctx.log(level, text, logger_name="everything")
+    return "logged"
+
+
+# --- questions: requests of the server in the legacy era, results that ask for more in the new one ---
+
+
+def ask_for_colour() -> Elicit[Colour]:
+    return Elicit("Which colour?", Colour)
+
+
+@server.tool()
+async def ask_colour(answer: Annotated[ElicitationResult[Colour], Resolve(ask_for_colour)]) -> str:
+    """Ask the client's user for a colour."""
+    return answer.data.colour if answer.action == "accept" else answer.action
+
+
+def ask_for_text(question: str) -> Sample:
+    message = SamplingMessage(role="user", content=TextContent(type="text", text=question))
+    return Sample([message], max_tokens=100)
+
+
+@server.tool()
+async def ask_model(question: str, answer: Annotated[CreateMessageResult, Resolve(ask_for_text)]) -> str:
+    """Ask the client's model."""
+    return f"{answer.model}: {answer.content.text}"
+
+
+def ask_for_roots() -> ListRoots:
+    return ListRoots()
+
+
+@server.tool()
+async def ask_roots(answer: Annotated[ListRootsResult, Resolve(ask_for_roots)]) -> list[str]:
+    """Ask for the client's roots and return their URIs."""
+    return [str(root.uri) for root in answer.roots]
+
+
+@server.tool()
+async def ask_visit(ctx: Context) -> str | InputRequiredResult:
+    """Ask the client's user to open a page."""
+    if ctx.protocol_version != MODERN:
+        return (await ctx.elicit_url(**VISIT, elicitation_id="visit-1")).action
+    answer = (ctx.input_responses or {}).get("visit")
+    if answer is not None:
+        return answer.action
+    return InputRequiredResult(input_requests={"visit": ElicitRequest(params=ElicitRequestURLParams(**VISIT))})
+
+
+# --- changes ---
+
+
+def another() -> str:
+    """What comes and goes."""
+    return "another"
+
+
+@server.tool()
+async def toggle(kind: Literal["tools", "prompts", "resources"], ctx: Context) -> bool:
+    """Add one more tool (`another`), prompt (`another`) or resource (`note://another`), or remove it; announce it."""
+    if kind in extra:
+        extra.discard(kind)
+    else:
+        extra.add(kind)
+    present = kind in extra
+    if kind == "tools":
+        server.add_tool(another) if present else server.remove_tool("another")
+        await ctx.notify_tools_changed()
+    elif kind == "prompts":
+        server.add_prompt(Prompt.from_function(another)) if present else server.remove_prompt("another")
+        await ctx.notify_prompts_changed()
+    else:
+        _toggle_resource(present)
+        await ctx.notify_resources_changed()
+    await sessions.list_changed(kind)
+    return present
+
+
+def _toggle_resource(present):
+    if present:
+        server.add_resource(FunctionResource.from_function(another, uri="note://another"))
+    else:
+        # The SDK adds resources at run time, but has no way to remove one.
+        server._resource_manager._resources.pop("note://another")
+
+
+@server.tool()
+async def touch(uri: str, ctx: Context) -> str:
+    """Announce that a resource has changed to whoever subscribed to it."""
+    await ctx.notify_resource_updated(uri)
+    await sessions.updated(uri)
+    return "touched"
+
+
+# --- resources, prompts, completion ---
 
 
 @server.resource("note://today")
@@ -120,88 +251,12 @@ def greet(name: str) -> str:
     return f"Say hello to {name}."
 
 
-class Events(EventStore):
-    """All events of all streams in one list; the id is the index."""
-
-    def __init__(self):
-        self.all = []
-
-    async def store_event(self, stream_id, message):
-        self.all.append((stream_id, message))
-        return str(len(self.all) - 1)
-
-    async def replay_events_after(self, last_event_id, send_callback):
-        index = int(last_event_id)
-        stream = self.all[index][0]
-        for later, (stream_id, message) in enumerate(self.all[index + 1 :], index + 1):
-            if stream_id == stream and message is not None:
-                await send_callback(EventMessage(message, str(later)))
-        return stream
-
-
-def legacy_only(app):
-    async def serve(scope, receive, send):
-        if scope["type"] == "http":
-            unknown = (b"mcp-protocol-version", MODERN.encode())
-            scope = {**scope, "headers": [line for line in scope["headers"] if line != unknown]}
-        await app(scope, receive, send)
-
-    return serve
-
-
-def modern_only(app):
-    refusal = {
-        "jsonrpc": "2.0",
-        "id": None,
-        "error": {"code": -32022, "message": "Unsupported protocol version", "data": {"supported": [MODERN]}},
-    }
-
-    async def serve(scope, receive, send):
-        if scope["type"] != "http" or (b"mcp-protocol-version", MODERN.encode()) in scope["headers"]:
-            await app(scope, receive, send)
-            return
-        status = 400 if scope["method"] == "POST" else 405
-        headers = [(b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": json.dumps(refusal).encode()})
-
-    return serve
-
-
-def serve_http(arguments):
-    app = server.streamable_http_app(
-        event_store=Events(),
-        retry_interval=10,
-        json_response=arguments.json,
-        stateless_http=arguments.stateless,
-    )
-    if arguments.legacy_only:
-        app = legacy_only(app)
-    if arguments.modern_only:
-        app = modern_only(app)
-    with socket.create_server(("127.0.0.1", arguments.port)) as listener:
-        print(listener.getsockname()[1], flush=True)
-        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-        asyncio.run(uvicorn.Server(settings).serve(sockets=[listener]))
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--stdio", action="store_true")
-    parser.add_argument("--json", action="store_true", help="answer with JSON, never with a stream")
-    parser.add_argument("--stateless", action="store_true", help="no sessions on the legacy wire")
-    era = parser.add_mutually_exclusive_group()
-    era.add_argument("--legacy-only", action="store_true")
-    era.add_argument("--modern-only", action="store_true")
-    arguments = parser.parse_args()
-    if not arguments.stdio:
-        serve_http(arguments)
-    elif arguments.legacy_only or arguments.modern_only:
-        sys.exit("over stdio the SDK speaks both eras")
-    else:
-        server.run("stdio")
+@server.completion()
+async def complete(reference, argument, context) -> Completion:
+    """Complete the names that the prompt and the template take."""
+    values = [name for name in NAMES if name.startswith(argument.value)]
+    return Completion(values=values, total=len(values), has_more=False)
 
 
 if __name__ == "__main__":
-    main()
+    run(server)
