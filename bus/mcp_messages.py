@@ -23,6 +23,9 @@ LOG_LEVEL = f"{META}logLevel"
 SERVER_INFO = f"{META}serverInfo"
 MODERN_META = (PROTOCOL_VERSION, CLIENT_INFO, CLIENT_CAPABILITIES, LOG_LEVEL)
 
+CLIENT_ERROR = "mcpctl/error"
+"""In the `_meta` of an answer in `inputResponses`: the JSON-RPC error with which a handshake client answered."""
+
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601

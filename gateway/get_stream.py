@@ -127,9 +127,7 @@ class GetStreams:
         found = await self._sessions.take_stream(exchange.session_id, exchange.bearer)
         key = found.session.key
         opened = GetStream(exchange, self._ask, found, self._gateway)
-        if (older := self._streams.get(key)) is not None:
-            older.listening.end(Cancelled("a newer stream of the session took its place"))
-        self._streams[key] = opened
+        self._enter(key, opened)
         if self._heard.get(key, 0) > found.seq:
             self._renewals.start(self._renew_quietly(opened))
         try:
@@ -137,6 +135,14 @@ class GetStreams:
         finally:
             if self._streams.get(key) is opened:
                 del self._streams[key]
+
+    def _enter(self, key: str, opened: GetStream) -> None:
+        """Note the newer of two streams, and end the older: their answers may have overtaken each other."""
+        other = self._streams.get(key)
+        older, newer = (opened, other) if other is not None and other.seq > opened.seq else (other, opened)
+        if older is not None:
+            older.listening.end(Cancelled("a newer stream of the session took its place"))
+        self._streams[key] = newer
 
     async def renew(self, key: str) -> None:
         """Have a session's stream listen to what it subscribes to now; return when it does. Raises `BusError`."""

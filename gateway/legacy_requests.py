@@ -7,7 +7,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from mcpctl.bus.contracts.session import OpenSession, Session
-from mcpctl.bus.errors import BadRequest, BusError, NotFound
+from mcpctl.bus.errors import BadRequest, BusError, Conflict, NotFound
 from mcpctl.bus.mcp_messages import (
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -130,6 +130,8 @@ class LegacyRequests:
             )
         except ValueError:
             return _error(exchange, INVALID_PARAMS, "params.uri is too long")
+        except Conflict as error:
+            return _error(exchange, INVALID_PARAMS, str(error))
         await self._peers.renew(session, exchange.principal)
         return _done(exchange)
 

@@ -18,6 +18,7 @@ from mcpctl.bus.contracts.session import Session
 from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import BusError, Cancelled
 from mcpctl.bus.mcp_messages import (
+    CLIENT_ERROR,
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
     Envelope,
@@ -29,9 +30,6 @@ from mcpctl.bus.mcp_messages import (
     raw,
 )
 from mcpctl.gateway.legacy import declares
-
-CLIENT_ERROR = "mcpctl/error"
-"""In the `_meta` of an answer: the JSON-RPC error that the client answered with."""
 
 SIGN_OF_LIFE = 15.0
 """Seconds of waiting after which the reader is woken all the same."""

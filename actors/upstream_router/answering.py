@@ -163,6 +163,7 @@ class Answering:
     async def _answer_listen(self, call: Call, project: Project, asked: Asked) -> Answer:
         if len(project.namings) == 1:
             await self._owned(call, project.namings[0])
+            self._member(call, project.namings[0], asked.params)  # before anything is awaited: what is owned is there
         await self._audit.append(call.event("call", "allow", rule="view"))
 
         async def look() -> Seen:

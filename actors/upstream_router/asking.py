@@ -13,13 +13,14 @@ from msgspec import UNSET
 from mcpctl.actors.upstream_router import lists, param_headers
 from mcpctl.actors.upstream_router.call import Call
 from mcpctl.actors.upstream_router.era import NOTHING, capabilities_for_legacy
-from mcpctl.actors.upstream_router.parked import CLIENT_ERROR, ParkedCall, ParkedCalls
+from mcpctl.actors.upstream_router.parked import ParkedCall, ParkedCalls
 from mcpctl.actors.upstream_router.project import Member
 from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.routes import Route
 from mcpctl.actors.upstream_router.upstreams import Client, Upstream, Upstreams
 from mcpctl.bus.mcp_client import Answer
 from mcpctl.bus.mcp_messages import (
+    CLIENT_ERROR,
     HEADER_MISMATCH,
     INVALID_PARAMS,
     Params,

@@ -16,7 +16,7 @@ from mcpctl.actors.upstream_router.call import Call
 from mcpctl.actors.upstream_router.project import Member, Project
 from mcpctl.actors.upstream_router.upstream_changes import ACKNOWLEDGED, KINDS, UPDATED, Wanted
 from mcpctl.bus.connection import Tasks
-from mcpctl.bus.errors import BusError
+from mcpctl.bus.errors import BusError, Forbidden, Unauthenticated
 from mcpctl.bus.mcp_client import Answer
 from mcpctl.bus.mcp_messages import (
     INVALID_PARAMS,
@@ -37,6 +37,9 @@ ACKNOWLEDGED_WITHIN = 2.0
 URIS = 1000
 """Resources that one stream may be about."""
 
+AGAIN = 1.0
+"""Seconds until rights are asked for again that could not be had."""
+
 SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
 
 Seen = tuple[Access, Project, list[Member]]
@@ -44,25 +47,60 @@ Look = Callable[[], Awaitable[Seen]]
 
 
 class Listen:
-    """One client's stream. `look` tells what the caller sees now."""
+    """One client's stream. `look` tells what the caller sees now, `stale` whether that may have changed."""
 
-    def __init__(self, call: Call, kinds: frozenset[str], uris: tuple[str, ...], look: Look) -> None:
-        self._call, self.kinds, self._uris, self.look = call, kinds, uris, look
-        self.seen: Seen | None = None
+    def __init__(
+        self, call: Call, kinds: frozenset[str], uris: tuple[str, ...], look: Look, stale: Callable[["Listen"], bool]
+    ) -> None:
+        self._call, self._kinds, self._uris, self._look, self._stale = call, kinds, uris, look, stale
+        self._seen: Seen | None = None
+        self.looked = -1
+        """The change of projects or rights after which it was last looked at."""
+
         self._members: dict[str, Member] = {}
-        self._began = False
-        self._waiting: dict[bytes, None] = {}
-        self._tasks = Tasks()
+        self.began = False
+        self._waiting: dict[tuple[str, str, str], bytes] = {}
 
     # --- as a listener of upstreams ---
 
-    def list_changed(self, kind: str) -> None:
-        self._say(b'{"jsonrpc":"2.0","method":"notifications/%s/list_changed"}' % kind.encode())
+    def list_changed(self, server: str, kind: str) -> None:
+        self._say(server, kind, "", b'{"jsonrpc":"2.0","method":"notifications/%s/list_changed"}' % kind.encode())
 
     def updated(self, server: str, uri: str, message: bytes) -> None:
-        member = self._members.get(server)
-        if member is None:
+        self._say(server, "", uri, message)
+
+    def lost(self) -> None:
+        self._call.end("stopping")  # whoever has the state now, if anybody has, is found by listening again
+
+    def _say(self, server: str, kind: str, uri: str, message: bytes) -> None:
+        """Send a message once, however often it is said in one turn of the loop."""
+        if not self._waiting and self.began:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._waiting[server, kind, uri] = message
+
+    def _send(self) -> None:
+        """Send what waits; what was heard since rights changed waits until they are looked at."""
+        if not self.began or self._stale(self):
             return
+        waiting, self._waiting = self._waiting, {}
+        messages = dict.fromkeys(
+            message if kind else self._renamed(server, uri, message)
+            for (server, kind, uri), message in waiting.items()
+            if self._is_about(server, kind)
+        )
+        for message in messages:
+            self._call.push(message)
+
+    def _is_about(self, server: str, kind: str) -> bool:
+        if server == OURSELVES:
+            return kind in self._kinds
+        member = self._members.get(server)
+        if member is None or self._seen is None:
+            return False
+        whole = self._seen[0].scope.sees_server(server)
+        return whole if not kind else kind in self._kinds and (whole or kind == "tools")
+
+    def _renamed(self, server: str, uri: str, message: bytes) -> bytes:
         fields = decode_fields(message) if message else {"jsonrpc": raw("2.0"), "method": raw(UPDATED)}
         params: Fields = decode_fields(fields["params"]) if message else {}
         if SUBSCRIPTION_ID.encode() in message:
@@ -71,85 +109,68 @@ class Listen:
             if meta:
                 params["_meta"] = raw(meta)
             else:
-                del params["_meta"]
-        params["uri"] = raw(member.naming.uri(uri))
+                params.pop("_meta", None)
+        params["uri"] = raw(self._members[server].naming.uri(uri))
         fields["params"] = raw(params)
-        self._say(encode(fields))
-
-    def _say(self, message: bytes) -> None:
-        """Send a message once, however often it is said in one turn of the loop."""
-        if not self._began:
-            return
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._send)
-        self._waiting[message] = None
-
-    def _send(self) -> None:
-        for message in self._waiting:
-            self._call.push(message)
-        self._waiting.clear()
+        return encode(fields)
 
     # --- beginning, looking again, ending ---
 
     async def begin(self) -> None:
         """Listen to the servers, and tell the client what of its wishes is honoured. Raises `BusError`."""
-        self.seen = await self.look()
-        honoured = await self._attach(self.seen)
-        access, _, members = self.seen
-        told: dict[str, object] = {f"{kind}ListChanged": True for kind in KINDS if self._honours(kind, members)}
+        self._seen = seen = await self._look()
+        self._attach(seen)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ACKNOWLEDGED_WITHIN):
+                for member in seen[2]:
+                    await member.upstream.changes.settled()
+        honoured = {m.naming.uri(uri) for m in seen[2] for uri in m.upstream.changes.honoured(self)}
+        self._kinds = frozenset(kind for kind in self._kinds if _offers(seen, kind))
+        told: dict[str, object] = {f"{kind}ListChanged": True for kind in KINDS if kind in self._kinds}
         if uris := [uri for uri in self._uris if uri in honoured]:
             told["resourceSubscriptions"] = uris
         acknowledgement = {"jsonrpc": "2.0", "method": ACKNOWLEDGED, "params": {"notifications": told}}
         self._call.push(encode(acknowledgement))
-        self._began = True
-        log.debug("listening", project=access.view.project, servers=len(members), uris=len(honoured))
+        self.began = True
+        self._send()
+        log.debug("listening", project=seen[0].view.project, servers=len(seen[2]), uris=len(honoured))
 
-    def _honours(self, kind: str, members: list[Member]) -> bool:
-        if kind not in self.kinds:
-            return False
-        known = [member.upstream.reached for member in members]
-        return not members or any(info is None or kind in capabilities_of(info.result) for info in known)
+    def _attach(self, seen: Seen) -> None:
+        """Listen to just these servers, for what the caller may see of each."""
+        _, _, members = seen
+        older, self._members = self._members, {member.server: member for member in members}
+        for member in members:
+            member.upstream.changes.put(self, self._wanted(seen, member))
+        for name, member in older.items():
+            now = self._members.get(name)
+            if now is None or now.upstream is not member.upstream:
+                member.upstream.changes.remove(self)
 
-    async def _attach(self, seen: Seen) -> set[str]:
-        """Listen to just these servers; return the resources, by the client's names, that they will tell of."""
-        _, project, members = seen
-        left = {name: member for name, member in self._members.items() if member.upstream not in _upstreams(members)}
-        self._members = {member.server: member for member in members}
-        for member in left.values():
-            member.upstream.changes.remove(self)
-        honoured: set[str] = set()
-        async with asyncio.TaskGroup() as attaching:
-            for member in members:
-                attaching.create_task(self._attach_one(project, member, honoured))
-        return honoured
+    def _wanted(self, seen: Seen, member: Member) -> Wanted:
+        """Return what to hear of one server: who may use some of its tools alone hears of tools alone."""
+        access, project, _ = seen
+        if not access.scope.sees_server(member.server):
+            return Wanted(self._kinds & {"tools"})
+        own = (member.naming.original_uri(uri) for uri in self._uris if project.of_uri(uri) is member.naming)
+        return Wanted(self._kinds, frozenset(uri for uri in own if uri is not None))
 
-    async def _attach_one(self, project: Project, member: Member, honoured: set[str]) -> None:
-        own = {}
-        for uri in self._uris:
-            if project.of_uri(uri) is member.naming and (original := member.naming.original_uri(uri)) is not None:
-                own[original] = uri
-        wanted = Wanted(self.kinds, frozenset(own))
-        if not wanted:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ACKNOWLEDGED_WITHIN):
-                honoured.update(own[uri] for uri in await member.upstream.changes.add(self, wanted))
-
-    async def look_again(self) -> None:
-        """Follow a change of the project or of the caller's rights; say that the lists are others, if they may be."""
+    async def look_again(self, change: int) -> bool:
+        """Follow a change of the project or of the caller's rights; say which lists are others. False: not yet."""
         try:
-            seen = await self.look()
+            seen = await self._look()
+        except (Unauthenticated, Forbidden):
+            self.looked = change  # the call is about to be ended for that
+            return True
         except BusError:
-            return  # whether the stream may go on at all is decided elsewhere
-        before, self.seen = self.seen, seen
-        if before is None:
-            return
-        same = before[0].scope == seen[0].scope and before[0].view.servers == seen[0].view.servers
-        if same and _upstreams(before[2]) == _upstreams(seen[2]):
-            return
-        await self._attach(seen)
-        for kind in sorted(self.kinds):
-            self.list_changed(kind)
+            return False
+        before, self._seen, self.looked = self._seen, seen, change
+        kinds = KINDS if before is None else _kinds_changed(before, seen)
+        if kinds:
+            self._attach(seen)
+        for kind in kinds:
+            self.list_changed(OURSELVES, kind)
+        self._send()
+        return True
 
     def end(self) -> None:
         for member in self._members.values():
@@ -157,8 +178,33 @@ class Listen:
         self._members = {}
 
 
-def _upstreams(members: list[Member]) -> list[object]:
-    return [member.upstream for member in members]
+OURSELVES = ""
+"""Stands for a server's name in what the router itself announces."""
+
+
+def _offers(seen: Seen, kind: str) -> bool:
+    """Tell whether the caller may see a list of this kind; a server that is away may have any."""
+    access, _, members = seen
+    visible = [m.upstream.reached for m in members if kind == "tools" or access.scope.sees_server(m.server)]
+    return not members or any(info is None or kind in capabilities_of(info.result) for info in visible)
+
+
+def _kinds_changed(before: Seen, after: Seen) -> tuple[str, ...]:
+    """Return the lists that may be others now."""
+    if _shape(before) != _shape(after):
+        return KINDS
+    if before[0].scope == after[0].scope:
+        return ()
+    return ("tools",) if _whole(before) == _whole(after) else KINDS
+
+
+def _shape(seen: Seen) -> tuple[bool, list[object]]:
+    """Return under which names which servers are seen."""
+    return seen[0].view.prefixed, [(member.upstream, member.naming.server.slug) for member in seen[2]]
+
+
+def _whole(seen: Seen) -> list[str]:
+    return [member.server for member in seen[2] if seen[0].scope.sees_server(member.server)]
 
 
 class Listening:
@@ -176,29 +222,40 @@ class Listening:
             kinds, uris = _filter(params)
         except (ValueError, TypeError) as error:  # msgspec's errors are among these
             return Answer(result=None, error=error_body(INVALID_PARAMS, f"notifications: {error}"))
-        stream = Listen(call, kinds, uris, look)
+        stream = Listen(call, kinds, uris, look, self._is_stale)
+        stream.looked = self._changes
         self._listens.add(stream)
         try:
             await stream.begin()
-            await asyncio.Event().wait()
+            if self._is_stale(stream):
+                self._go_on()
+            await asyncio.get_running_loop().create_future()
         finally:
             self._listens.discard(stream)
             stream.end()
-        raise AssertionError("nothing sets that event")
+        raise AssertionError("nothing sets that future")
+
+    def _is_stale(self, stream: Listen) -> bool:
+        return stream.looked != self._changes
 
     def look_again(self) -> None:
         """Have every stream follow a change of projects or rights."""
         self._changes += 1
+        self._go_on()
+
+    def _go_on(self) -> None:
         if self._listens and (self._looking is None or self._looking.done()):
             self._looking = self._tasks.start(self._look_again())
 
     async def _look_again(self) -> None:
-        looked = None
-        while looked != self._changes:
-            looked = self._changes
+        while stale := [stream for stream in self._listens if stream.began and self._is_stale(stream)]:
             await asyncio.sleep(0)  # the caches drop what the change concerns first
-            for stream in list(self._listens):
-                await stream.look_again()
+            change, later = self._changes, False
+            for stream in stale:
+                if stream in self._listens:
+                    later |= not await stream.look_again(change)
+            if later:
+                await asyncio.sleep(AGAIN)
 
     async def close(self) -> None:
         await self._tasks.cancel()

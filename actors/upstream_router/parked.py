@@ -18,6 +18,7 @@ from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import DeadlineExceeded, Unavailable
 from mcpctl.bus.mcp_client import Answer, McpSessionLost, McpTransportError
 from mcpctl.bus.mcp_messages import (
+    CLIENT_ERROR,
     INTERNAL_ERROR,
     Fields,
     decode_fields,
@@ -35,9 +36,6 @@ PARKED_CALLS = 4096
 
 BACKLOG = 256
 """Notifications that are kept of a call while its client is away: the newest."""
-
-CLIENT_ERROR = "mcpctl/error"
-"""In the `_meta` of an answer of `inputResponses`: the JSON-RPC error that a handshake client answered with."""
 
 ASKED = frozenset({"sampling/createMessage", "elicitation/create", "roots/list"})
 """What a server may ask of a client."""

@@ -26,7 +26,7 @@ from mcpctl.bus.mcp_client import (
     McpWireError,
     ServerInfo,
 )
-from mcpctl.bus.mcp_messages import LEVELS, capabilities_of, encode
+from mcpctl.bus.mcp_messages import LEVELS, MODERN_MEMBERS, capabilities_of, encode
 
 log = structlog.get_logger()
 
@@ -46,6 +46,7 @@ Unseal = Callable[[str, Authority], Awaitable[Connection]]
 
 CONNECT_SECONDS = 15.0
 LEVEL_SECONDS = 10.0
+GREETING_SECONDS = 5.0
 CRASHES = 5
 """A stdio server that ended so often within `CRASH_WINDOW` seconds is not started again until the window is over."""
 
@@ -121,6 +122,18 @@ class Upstream:
         """Return the connected client. Raises as `connected` does."""
         with self.busy():
             return await self._open()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it is not to be closed as idle: a request runs, or somebody listens."""
+        return bool(self.running) or (self.changes.listened and not self._shares_changes)
+
+    def share(self, changes: UpstreamChanges) -> None:
+        """Announce what is heard on this connection with those of another one to the same server."""
+        if self.changes is not changes:
+            self.changes = changes
+            if self._client is not None:
+                changes.joined(self._client, self._drop)
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -245,9 +258,7 @@ class Upstream:
             raise BadGateway(f"server {self.server.name} was changed meanwhile: ask again")
         self.era = client.server.era if client.server is not None else None
         self._log_level = None
-        client.on_change = self.changes.take
-        if self._shares_changes and isinstance(client, McpHttpClient):
-            self.changes.joined(client)
+        self.changes.joined(client, self._drop)
         log.info("upstream connected", server=self.server.name, era=self.era)
         return client
 
@@ -308,12 +319,25 @@ class Upstream:
         if self._client is not None and not self.running:
             await self._drop(self._client)
         try:
+            if self._client is not None:
+                await self._greet(self._client)
             await self.connected()
             self._set_fault(None)
         except (BadGateway, DeadlineExceeded) as error:
             self._set_fault(str(error))
         except BusError:
             self._set_fault(None)  # the last caller may not connect any more: let the next one try
+
+    async def _greet(self, client: Client) -> None:
+        """Return when a server answers on a connection that is in use. Raises `BadGateway`, `DeadlineExceeded`."""
+        legacy = client.server is not None and client.server.era == "legacy"
+        method, params = ("ping", None) if legacy else ("server/discover", b'{"_meta":{' + MODERN_MEMBERS + b"}}")
+        try:
+            await client.request(method, params, timeout=GREETING_SECONDS)
+        except McpSessionLost:
+            await self._drop(client)
+        except (McpTransportError, McpWireError) as error:
+            raise self._away(error) from error
 
     def _set_fault(self, reason: str | None) -> None:
         turned = (reason is None) != (self.fault is None)
@@ -369,8 +393,8 @@ class Upstreams:
     def get(self, server: UpstreamServer, state: str, authority: Authority, era: Era, capabilities: bytes) -> Upstream:
         """Return the upstream of a server; a newer revision replaces the older one, which ends when it is idle.
 
-        `state` names whose state it is, where the server is isolated (else ""). `era` and `capabilities` are those of whoever
-        comes first.
+        `state` names whose state it is, where the server is isolated (else ""). `era` and `capabilities` are those of
+        whoever comes first.
         """
         key = (server.name, server.revision, state)
         upstream = self._live.get(key)
@@ -422,6 +446,7 @@ class Upstreams:
             other.era = "legacy" if upstream.era == "legacy" else None  # of the other era, it is not known yet
             self._live[key] = other
         other.authority = upstream.authority
+        other.share(upstream.changes)  # a connection that was idle has left others behind
         return other
 
     def all(self) -> tuple[Upstream, ...]:
@@ -449,7 +474,7 @@ class Upstreams:
             await asyncio.sleep(min(self._idle, 30.0))
             horizon = time.monotonic() - self._idle
             for key, upstream in list(self._live.items()):
-                if not upstream.running and upstream.last_used < horizon:
+                if not upstream.in_use and upstream.last_used < horizon:
                     self._live.pop(key)
                     await upstream.close()
 

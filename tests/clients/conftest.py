@@ -1,16 +1,19 @@
 """Where clients connect: behind round robin over two gateways, or, to try the script itself, straight to a server."""
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import pytest_asyncio
 
 from tests.gateway.peers import http_upstream
 from tests.injector import injecting
 from tests.node import installed
 from tests.system import System
+
+pytest.register_assert_rewrite("tests.clients.scenario")
 
 UPSTREAMS = {"dual": (), "old": ("--legacy-only",), "new": ("--modern-only",)}
 
@@ -20,49 +23,57 @@ class Endpoint:
     """Where a client connects, and the bearer that it sends: none straight to a server."""
 
     url: str
-    token: str = ""
+    token: str = field(default="", repr=False)
 
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
 
-class Place(NamedTuple):
-    """What stands at an endpoint: the servers behind it take one request each in turn."""
+class Installation(NamedTuple):
+    """The URLs at which it is reached, the bearer of each project by its name, and a server to try a script on."""
 
-    targets: list[str]
-    path: str
-    token: str = ""
+    urls: list[str]
+    tokens: dict[str, str]
+    server: str
+
+    def endpoint(self, project: str) -> Endpoint:
+        return Endpoint(f"{self.urls[0]}/projects/{project}/mcp", self.tokens[project])
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def places(tmp_path_factory):
-    """The projects `dual`, `old` and `new`, each of one server of that kind; `straight` is the server of `dual`."""
-    system = System(tmp_path_factory.mktemp("system"))
-    found = {}
+async def installation(tmp_path_factory):
+    """The projects `dual`, `old` and `new` have one server each, of that kind; two routers reach them."""
+    system, tokens, urls = System(tmp_path_factory.mktemp("system")), {}, {}
     try:
         await system.start()
         await system.run("router-2", "mcpctl.actors", "router")
         gateways = [await system.gateway("gateway"), await system.gateway("gateway-2")]
         async with AsyncExitStack() as stack:
             for name, options in UPSTREAMS.items():
-                upstream = await stack.enter_async_context(http_upstream(*options))
-                found.setdefault("straight", Place([upstream.url], "/mcp"))
-                await system.server(name, url=upstream.url)
+                urls[name] = (await stack.enter_async_context(http_upstream(*options))).url
+                await system.server(name, url=urls[name])
                 await system.project(name, name)
-                token = await system.token(name, "agent", "role:run,resource:servers")
-                found[name] = Place(gateways, f"/projects/{name}/mcp", token)
-            yield found
+                tokens[name] = await system.token(name, "agent", "role:run,resource:servers")
+            yield Installation(gateways, tokens, urls["dual"])
     finally:
         await system.stop()
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=["straight", *UPSTREAMS])
-async def endpoint(request, places):
-    """Each place in turn; what is answered there is held against the protocol's schema."""
-    place = places[request.param]
-    async with injecting(place.targets) as injector:
-        yield Endpoint(injector.url + place.path, place.token)
+@pytest_asyncio.fixture(loop_scope="session")
+async def front(installation):
+    """The installation behind round robin: each request reaches the next gateway.
+
+    What is sent from there is held against the protocol's schema.
+    """
+    async with injecting(installation.urls) as injector:
+        yield installation._replace(urls=[injector.url])
+
+
+@pytest.fixture(params=["server", *UPSTREAMS])
+def endpoint(request, front):
+    """A project of each kind; and a server with no gateway: what fails there is the client's fault, or the script's."""
+    return Endpoint(front.server) if request.param == "server" else front.endpoint(request.param)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

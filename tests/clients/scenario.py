@@ -1,5 +1,9 @@
 """What every client does, and the report in which it must end: the same keys whatever the client is written in."""
 
+import httpx2
+from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
+
 OLD, NEW = "2025-11-25", "2026-07-28"
 TOOLS = {"echo", "add", "fail", "count", "ask_colour", "wait_forever", "was_cancelled"}
 
@@ -24,3 +28,12 @@ def done(report, version):
         "gave_up": True,
         "cancelled": True,
     }
+
+
+async def tells(endpoint, tool, key):
+    """Ask a server by another client how a call of `wait_forever` fares: `has_started`, or `was_cancelled`."""
+    async with (
+        httpx2.AsyncClient(headers=endpoint.headers, timeout=30) as http,
+        Client(streamable_http_client(endpoint.url, http_client=http), mode=NEW) as client,
+    ):
+        return (await client.call_tool(tool, {"key": key})).structured_content["result"]

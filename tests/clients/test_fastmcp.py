@@ -31,17 +31,17 @@ async def run(endpoint, mode):
             "resources": [resource.name for resource in await client.list_resources()],
             "templates": [template.name for template in await client.list_resource_templates()],
             "prompts": [prompt.name for prompt in await client.list_prompts()],
-            "sum": (await client.call_tool("add", {"a": 2, "b": 40})).data,
+            "sum": (await client.call_tool("add", {"a": 2, "b": 40})).data.result,
             "failure": (await client.call_tool("fail", {"text": "on purpose"}, raise_on_error=False)).is_error,
             "read": (await client.read_resource("note://today"))[0].text,
             "templated": (await client.read_resource("note://by-name/ann"))[0].text,
             "prompt": (await client.get_prompt("greet", {"name": "Ann"})).messages[0].content.text,
-            "counted": (await client.call_tool("count", {"steps": 3}, progress_handler=step)).data,
+            "counted": (await client.call_tool("count", {"steps": 3}, progress_handler=step)).data.result,
             "steps": steps,
-            "colour": (await client.call_tool("ask_colour")).data,
+            "colour": (await client.call_tool("ask_colour")).data.result,
             "asked": asked,
             "gave_up": await gave_up(client, key),
-            "cancelled": (await client.call_tool("was_cancelled", {"key": key})).data,
+            "cancelled": (await client.call_tool("was_cancelled", {"key": key})).data.result,
         }
 
 

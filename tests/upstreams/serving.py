@@ -1,7 +1,7 @@
 """How the fixture servers are run: by their path, over HTTP or stdio, as servers of both eras or of one alone.
 
 The first line on stdout is the port. `--legacy-only` hides the 2026-07-28 header from the SDK, as a server
-of last year would not know it; `--modern-only` refuses whatever does not carry it.
+of last year would not know it; `--modern-only` refuses whatever names an older revision or none.
 """
 
 import argparse
@@ -114,7 +114,8 @@ def modern_only(app):
     }
 
     async def serve(scope, receive, send):
-        if scope["type"] != "http" or (b"mcp-protocol-version", MODERN.encode()) in scope["headers"]:
+        version = dict(scope.get("headers", ())).get(b"mcp-protocol-version", b"")
+        if scope["type"] != "http" or version >= MODERN.encode():
             await app(scope, receive, send)
             return
         status = 400 if scope["method"] == "POST" else 405
