@@ -146,6 +146,22 @@ class Binding(Message):
         return holds_all_names(self.name, server if literal else None)
 
 
+def why_useless(binding: Binding) -> str | None:
+    """Return what is wrong with a binding whose name no server or tool can have, and what could be meant; else None."""
+    name = binding.name
+    if name is None or binding.resource not in ("tools", "servers"):
+        return None
+    if binding.resource == "servers" and "/" in name:
+        meant = str(binding.model_copy(update={"resource": "tools"}))
+        return f"{binding} grants nothing, since no server has a / in its name: for tools of a server write {meant}"
+    if binding.resource == "tools" and "/" not in name and literal_head(name) == name:
+        return (
+            f"{binding} grants nothing, since tools are named SERVER/TOOL: write name:{name}/* for all tools of server "
+            f"{name}, or name:SERVER/{name} for one tool"
+        )
+    return None
+
+
 def _verbs(binding: Binding) -> frozenset[Verb]:
     """Return the verbs that a binding grants: a name never grants `create`."""
     return VERBS_OF[binding.role] - ({"create"} if binding.name is not None else frozenset())

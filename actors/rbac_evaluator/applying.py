@@ -17,7 +17,7 @@ from mcpctl.actors.rbac_evaluator.definitions import (
     remove,
     replace,
 )
-from mcpctl.actors.rbac_evaluator.policy import Policy
+from mcpctl.actors.rbac_evaluator.policy import Policy, demand_effect
 from mcpctl.actors.rbac_evaluator.questions import Question
 from mcpctl.actors.rbac_evaluator.rows import DefinitionRow, definition_of
 from mcpctl.bus.actor import Caller, event_of, handles
@@ -103,6 +103,8 @@ class Applying:
         for step, verdict in zip(steps, verdicts, strict=True):
             if not verdict.allowed:
                 raise Forbidden(verdict.reason)
+            if step.wanted is not None and step.action != "unchanged":
+                demand_effect(step.wanted.bindings, step.was.bindings if step.was is not None else ())
             if step.wanted is not None and step.action == "created":
                 self._policy.demand_held(session, asker, step.project, step.wanted.bindings)
             elif step.wanted is not None and step.was is not None:

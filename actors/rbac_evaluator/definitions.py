@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlmodel import Session, col, delete, select
 
 from mcpctl.actors.changes import ChangeFeed, Changing
-from mcpctl.actors.rbac_evaluator.policy import Policy
+from mcpctl.actors.rbac_evaluator.policy import Policy, demand_effect
 from mcpctl.actors.rbac_evaluator.rows import (
     OF_TOKENS,
     DefinitionRow,
@@ -35,6 +35,7 @@ class Definitions:
         asker = await self._policy.principal(request.bearer)
 
         def define(changing: Changing) -> Definition:
+            demand_effect(wanted.bindings)
             self._policy.demand_held(changing.session, asker, wanted.project, wanted.bindings)
             return create(changing, wanted)
 
@@ -48,7 +49,9 @@ class Definitions:
 
         def redefine(changing: Changing) -> Definition:
             row = find(changing.session, wanted.name)
-            self._policy.demand_may_change(changing.session, asker, definition_of(changing.session, row), wanted)
+            was = definition_of(changing.session, row)
+            demand_effect(wanted.bindings, was.bindings)
+            self._policy.demand_may_change(changing.session, asker, was, wanted)
             return replace(changing, row, wanted)
 
         return await self._changes.write(redefine)
@@ -75,6 +78,7 @@ class Definitions:
     @handles(rbac.bind_token)
     async def bind_token(self, request: rbac.BindToken, _caller: Caller) -> rbac.Bindings:
         """Keep the bindings of a new mcptoken; one without any has no definition."""
+        demand_effect(request.bindings)
         asker = await self._policy.principal(request.bearer)
 
         def bind(changing: Changing) -> rbac.Bindings:

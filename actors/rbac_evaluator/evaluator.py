@@ -8,7 +8,7 @@ from mcpctl.actors.changes import ChangeFeed
 from mcpctl.actors.rbac_evaluator.applying import Applying
 from mcpctl.actors.rbac_evaluator.backup import Backups
 from mcpctl.actors.rbac_evaluator.definitions import Definitions
-from mcpctl.actors.rbac_evaluator.policy import Policy
+from mcpctl.actors.rbac_evaluator.policy import Policy, demand_effect
 from mcpctl.actors.rbac_evaluator.questions import Question
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
@@ -67,6 +67,7 @@ class RbacEvaluator(Actor):
 
     @handles(rbac.check_ceiling)
     async def check_ceiling(self, request: rbac.CheckCeiling, _caller: Caller) -> Done:
+        demand_effect(request.bindings)
         await self._policy.demand_ceiling(request.bearer, request.project, request.bindings)
         await self._policy.demand_power_over(request.bearer, request.groups, request.subjects)
         return Done()

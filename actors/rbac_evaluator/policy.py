@@ -1,6 +1,6 @@
 """What the definitions say about a bearer: read for each question, kept for none."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from sqlmodel import Session
@@ -19,11 +19,12 @@ from mcpctl.actors.rbac_evaluator.nearest import Grant
 from mcpctl.actors.rbac_evaluator.questions import Question
 from mcpctl.actors.rbac_evaluator.rows import bindings_of, naming
 from mcpctl.actors.storage import Store
+from mcpctl.bus.bindings import why_useless
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts import token
 from mcpctl.bus.contracts.rbac import ADMINS, Binding, Definition, ScopeOf, Verdict
 from mcpctl.bus.contracts.token import Principal
-from mcpctl.bus.errors import Forbidden
+from mcpctl.bus.errors import BadRequest, Forbidden
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,14 @@ class Policy:
                 self.demand_held(session, principal, row.project, bindings_of(row))
 
         await self.store.read(check)
+
+
+def demand_effect(given: Iterable[Binding], before: Collection[Binding] = ()) -> None:
+    """Raise `BadRequest` for a binding that can grant nothing; one that was there before may stay."""
+    for binding in given:
+        fault = why_useless(binding) if binding not in before else None
+        if fault is not None:
+            raise BadRequest(fault)
 
 
 def _is_elsewhere(principal: Principal, project: str | None) -> bool:
