@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import socket
 import ssl
 from functools import lru_cache
 from typing import cast
@@ -15,6 +16,8 @@ HIGH_WATER = 262_144  # bytes of a streamed body that wait for their reader befo
 IDLE_LIMIT = 4.0  # seconds; uvicorn and Node close after 5, and a request that crosses that close is lost
 DRAIN_GRACE = 1.0  # seconds for a stream to end after its last wanted byte
 DRAIN_LIMIT = 65_536  # bytes
+PROBES = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+"""How soon a peer that is gone without a word is noticed, by a stream on which nothing is expected: seconds, times."""
 
 
 class HttpError(Exception):
@@ -222,6 +225,11 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._pool.opened(self)
+        peer = transport.get_extra_info("socket")
+        if peer is not None:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in PROBES:
+                peer.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
         if self._response is None:

@@ -1,6 +1,7 @@
 """The client side of MCP's Streamable HTTP, both eras, bytes in and bytes out."""
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ FAREWELL_TIMEOUT = 2.0  # seconds for what close() still says
 MAX_SIDE_TASKS = 256
 RETRY = 1.0  # seconds before a dropped stream is resumed, if the server names no other time
 MIN_RETRY = 0.02  # seconds
-STANDING = 10.0 * 365 * 86400  # seconds: a stream that nothing is asked on has no deadline
+LONGEST_RETRY = 30.0  # seconds between two attempts to open a stream that nothing is asked on
 MAX_BARREN = 3  # resumptions in a row that bring no event
 RESUME_LATER = frozenset((409, 429))  # 409: the server has not noticed yet that the old stream is gone
 NOT_MODERN = frozenset((400, 404, 405, 406))  # what a legacy server says to server/discover
@@ -110,6 +111,9 @@ class McpHttpClient:
         self.server: ServerInfo | None = None
         self.on_change: OnNotification | None = None
         """Hears of every change that the server announces, on whichever stream it comes."""
+
+        self.over = asyncio.Event()
+        """Set when the client is closed."""
 
         self._url = Url.parse(url)
         own = {"User-Agent": f"mcpctl/{__version__}"}
@@ -190,35 +194,54 @@ class McpHttpClient:
         """Send the answer to a legacy server's request: a whole JSON-RPC response."""
         await self._tell(self._spoken(), None, message, SIDE_TIMEOUT)
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
+    async def stand(self, opened: Callable[[bool], None]) -> None:
+        """Hold the stream of a legacy session on which comes what belongs to no call (2025-11-25, transports).
 
-    async def stand(self) -> None:
-        """Hold for ever the stream of a legacy session on which comes what belongs to no call (2025-11-25, transports).
-
-        Raises `McpTransportError` where it is lost (status 405: the server has none), and `McpSessionLost`.
+        Calls `opened` whenever it is open, with whether something may have been missed. Returns where the server has no
+        such stream. Raises `McpTransportError` where it is away, and `McpSessionLost`.
         """
-        dialect = self._spoken()
+        dialect, loop = self._spoken(), asyncio.get_running_loop()
         call, events = self._call(dialect, None, None), EventStream(self._max_answer)
+        known = missed = False
+        failures = 0
         while True:
-            last = b"Last-Event-ID: %b\r\n" % events.last_event_id if events.last_event_id else b""
-            get = b"GET%bAccept: text/event-stream\r\n%b\r\n" % (dialect.head, last)
+            began = loop.time()
             try:
-                response = await self._pool.exchange(get, asyncio.get_running_loop().time() + STANDING)
-                if response.stream is None:
-                    raise refused(response, session=dialect.session)
-                await read_stream(response.stream, events, call)
+                stream = await self._open_standing(dialect, events.last_event_id, known=known)
+                if stream is None:
+                    return
+                opened(missed)
+                known, missed = True, False
+                await read_stream(stream, events, call)
             except HttpError as error:
-                raise McpTransportError(str(error), sent=True) from error
+                if not error.sent or failures >= MAX_BARREN:
+                    raise McpTransportError(str(error), sent=error.sent) from error
+            failures = 0 if loop.time() - began > LONGEST_RETRY else failures + 1
+            missed = missed or not events.last_event_id
             events.restart()
-            await asyncio.sleep(RETRY if events.retry is None else max(events.retry, MIN_RETRY))
+            wait = RETRY if events.retry is None else max(events.retry, MIN_RETRY)
+            await asyncio.sleep(min(LONGEST_RETRY, wait * 2 ** max(0, failures - 1)))
+
+    async def _open_standing(self, dialect: Dialect, last_event: bytes, *, known: bool) -> BodyStream | None:
+        """Open that stream; None where there is none. `known` tells whether there was one in this session.
+
+        Raises `HttpError` where it can be tried again, and `McpSessionLost`.
+        """
+        last = b"Last-Event-ID: %b\r\n" % last_event if last_event else b""
+        get = b"GET%bAccept: text/event-stream\r\n%b\r\n" % (dialect.head, last)
+        response = await self._pool.exchange(get, math.inf)
+        if response.status in RESUME_LATER or response.status >= 500:
+            raise HttpError(f"HTTP {response.status} to a GET", sent=True)
+        if known and isinstance(fault := refused(response, session=dialect.session), McpSessionLost):
+            raise fault  # of a server that never had a stream, 404 may say no more than that
+        return response.stream
 
     async def close(self) -> None:
         """End a legacy session and close all connections; requests that still run fail."""
         if self._closed:
             return
         self._closed = True
+        self.over.set()
         try:
             if self._side:
                 await asyncio.wait(self._side, timeout=FAREWELL_TIMEOUT)

@@ -50,7 +50,7 @@ def session_id_of(request: web.BaseRequest, request_id: bytes = NO_ID) -> str:
     if session_id is not None and not _SESSION_ID.match(session_id):
         raise no_session(request_id)
     if session_id is None:
-        text = "neither a session (initialize first) nor the _meta and headers of a stateless request"
+        text = "no Mcp-Session-Id: send the one from initialize, or the _meta and headers of a stateless request"
         raise Fault(400, INVALID_REQUEST, text, request_id=request_id)
     return session_id
 
