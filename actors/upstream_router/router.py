@@ -14,6 +14,7 @@ from mcpctl.actors.upstream_router.asking import Asking, Moved
 from mcpctl.actors.upstream_router.beats import Beats
 from mcpctl.actors.upstream_router.call import Call
 from mcpctl.actors.upstream_router.listening import Listening
+from mcpctl.actors.upstream_router.other_routers import OtherRouters
 from mcpctl.actors.upstream_router.owners import Owners
 from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.server_logs import ServerLogs
@@ -57,7 +58,8 @@ class UpstreamRouter(Actor):
         self.id = f"r{secrets.token_hex(6)}"
         self._access = AccessCache(bus, settings)
         self._logs = ServerLogs(self.id, self.audit)
-        self._upstreams = Upstreams(settings, self._unseal, self._logs)
+        self._others = OtherRouters(bus, self.id)
+        self._upstreams = Upstreams(settings, self._unseal, self._logs, self._others)
         seal = Seal.of_routers(settings.keys)
         self._asking = Asking(self.id, self._upstreams, seal)
         self._listening = Listening()
@@ -93,6 +95,7 @@ class UpstreamRouter(Actor):
         self._owners.on_lost.append(self._upstreams.end_states)
         self._owners.in_use.append(self._upstreams.has_state)
         await self._owners.open()
+        await self._others.open()
         await self._beats.open()
         await self.bus.receive(f"{PREFIX}.router.*.*", self._control)
         await self.bus.receive(f"{PREFIX}.mcp.*.*", self._take, queue=self.role)
@@ -116,6 +119,7 @@ class UpstreamRouter(Actor):
     async def close(self) -> None:
         await self._background.cancel()
         await self._listening.close()
+        await self._others.close()
         self._asking.parked.close()
         await self._upstreams.close()
 

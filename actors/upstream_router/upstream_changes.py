@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 import structlog
 
+from mcpctl.actors.upstream_router.other_routers import OtherRouters
 from mcpctl.actors.upstream_router.stdio import StdioClient
 from mcpctl.bus.connection import Tasks, cancel
 from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded
@@ -94,8 +95,8 @@ class UpstreamChanges:
     The connections of one server for different capabilities of clients share it: `joined` tells it of each.
     """
 
-    def __init__(self, upstream: "Upstream") -> None:
-        self._upstream = upstream
+    def __init__(self, upstream: "Upstream", others: OtherRouters | None) -> None:
+        self._upstream, self._others = upstream, others
         self._wanted: dict[Listener, Wanted] = {}
         self._of_kind: dict[str, dict[Listener, None]] = {kind: {} for kind in KINDS}
         self._of_uri: dict[str, dict[Listener, None]] = {}
@@ -104,9 +105,10 @@ class UpstreamChanges:
         self._settled = asyncio.Event()
         self._wake = asyncio.Event()
         self._missed = False
-        self._due: dict[tuple[str, str], bytes] = {}
+        self._due: dict[tuple[str, str], tuple[bytes, bool]] = {}
         self._tasks = Tasks()
         self._running: asyncio.Task[None] | None = None
+        self._known: dict[Client, Drop] = {}
         self._sessions: dict[Client, Standing] = {}
         upstream.on_reachable.append(self._reachable)
 
@@ -131,6 +133,8 @@ class UpstreamChanges:
             self._wake.set()
         if self._running is None:
             self._running = self._tasks.start(self._run())
+            for client in self._known:
+                self._session(client)
 
     async def settled(self) -> None:
         """Return when all that is wanted has been put to the server, or cannot be now."""
@@ -146,6 +150,9 @@ class UpstreamChanges:
         if not self._wanted and self._running is not None:
             self._running.cancel()
             self._running, self._held, self._missed = None, NOTHING, False
+            for session in self._sessions.values():
+                session.task.cancel()
+            self._sessions = {}
         elif self._upstream.era == "legacy":
             self._wake.set()  # there are subscriptions that can be given up
 
@@ -164,27 +171,40 @@ class UpstreamChanges:
 
     # --- what is heard ---
 
-    def _take(self, method: str, message: bytes) -> None:
-        """Note what the server announced, on whichever stream it came."""
+    def _take(self, alone: bool, method: str, message: bytes) -> None:  # noqa: FBT001 - bound in `joined`
+        """Note what the server announced, on whichever stream it came; `alone`: perhaps on no other connection."""
         if method != UPDATED:
-            self._note(kind_of(method), "", b"")
+            self._note(kind_of(method), "", b"", tell=alone)
             return
         try:
             uri = decode_value(message)["params"]["uri"]
         except (msgspec.DecodeError, KeyError, TypeError):
             return
         if isinstance(uri, str):
-            self._note("", uri, message)
+            self._note("", uri, message, tell=alone)
 
-    def _note(self, kind: str, uri: str, message: bytes) -> None:
+    def hear(self, kind: str, uri: str, message: bytes) -> None:
+        """Note what another router has heard of the server."""
+        if kind in KINDS or (uri and not kind):
+            self._note(kind, uri, message, tell=False)
+
+    def _note(self, kind: str, uri: str, message: bytes, *, tell: bool) -> None:
+        """Gather a change; with `tell` the other routers hear of it at once, and gather it with what they hear."""
         if not self._due:
             asyncio.get_running_loop().call_later(GATHER, self._tell)
-        self._due[kind, uri] = message
+        told = self._due.get((kind, uri), (b"", False))[1]
+        if tell and not told:
+            self._tell_others(kind, uri, message)
+        self._due[kind, uri] = message, tell or told
+
+    def _tell_others(self, kind: str, uri: str, message: bytes) -> None:
+        if self._others is not None:
+            self._others.tell(self._upstream.server, kind, uri, message)
 
     def _tell(self) -> None:
         due, self._due = self._due, {}
         server = self._upstream.server.name
-        for (kind, uri), message in due.items():
+        for (kind, uri), (message, _) in due.items():
             if kind:
                 for listener in tuple(self._of_kind[kind]):
                     listener.list_changed(server, kind)
@@ -205,22 +225,23 @@ class UpstreamChanges:
         self._wake.set()
         if not reachable:
             self._settled.set()  # it is not waited for
-            self._note_lists()
-        elif self._running is None:
-            self._note_lists()
-        else:
-            self._missed = True  # told once the stream is open again, so that nothing falls in between
+        elif self._running is not None:
+            self._missed = True  # told here once the stream is open again, so that nothing falls in between
+            for kind in KINDS:
+                self._tell_others(kind, "", b"")
+            return
+        self._note_lists(tell=True)
 
-    def _note_lists(self) -> None:
+    def _note_lists(self, *, tell: bool = False) -> None:
         for kind in KINDS:
-            self._note(kind, "", b"")
+            self._note(kind, "", b"", tell=tell)
 
     def _note_missed(self) -> None:
         if self._missed:
             self._missed = False
             self._note_lists()
             for uri in self._of_uri:
-                self._note("", uri, b"")
+                self._note("", uri, b"", tell=False)
 
     # --- the stream ---
 
@@ -331,26 +352,30 @@ class UpstreamChanges:
     def joined(self, client: Client, drop: Drop) -> None:
         """Hear a new connection to the server; `drop` closes it, where the server has forgotten its session.
 
-        A session's stream is held whether anybody listens or not, as every client does: some servers announce a change
-        in the session that caused it, and there alone.
+        While anybody listens, the streams of all sessions with the server are held: some servers announce a change in
+        the session that caused it, and there alone.
         """
-        client.on_change = self._take
-        self._sessions = {known: session for known, session in self._sessions.items() if not _closed(known)}
-        if client.server is not None and client.server.era == "legacy":
-            self._sessions[client] = self._begin(client, drop)
+        handshake = client.server is not None and client.server.era == "legacy"
+        client.on_change = partial(self._take, handshake or isinstance(client, StdioClient))
+        self._known = {known: told for known, told in self._known.items() if not _closed(known)}
+        self._sessions = {known: session for known, session in self._sessions.items() if known in self._known}
+        if handshake:
+            self._known[client] = drop
+            if self._wanted:
+                self._session(client)
 
     def _session(self, client: Client) -> "Standing":
-        """Return the stream of a session, begun anew if it was given up."""
-        session = self._sessions[client]
-        if session.task.done() and not _closed(client):
-            session = self._sessions[client] = self._begin(client, session.drop)
+        """Return the stream of a session; it is begun where there is none, or none any more."""
+        session = self._sessions.get(client)
+        if session is None or (session.task.done() and not _closed(client)):
+            session = self._sessions[client] = self._begin(client, self._known[client])
         return session
 
     def _begin(self, client: Client, drop: Drop) -> "Standing":
         opened = asyncio.Event()
         task = asyncio.create_task(self._stand(client, drop, opened))
         task.add_done_callback(_looked_at)
-        return Standing(task, opened, drop)
+        return Standing(task, opened)
 
     async def _stand(self, client: Client, drop: Drop, opened: asyncio.Event) -> None:
         """Hold what comes of a session outside of its calls. Raises where the session is over."""
@@ -385,11 +410,10 @@ class UpstreamChanges:
 
 @dataclass(frozen=True)
 class Standing:
-    """The stream of a session: the task that holds it, whether it is open, and what to do when the session is lost."""
+    """The stream of a session: the task that holds it, and whether it is open."""
 
     task: "asyncio.Task[None]"
     open: asyncio.Event
-    drop: Drop
 
 
 def _looked_at(task: "asyncio.Task[None]") -> None:

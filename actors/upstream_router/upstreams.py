@@ -12,6 +12,7 @@ import structlog
 
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.upstream_router.era import NOTHING, answer_for_bus, params_for_legacy, result_for_bus
+from mcpctl.actors.upstream_router.other_routers import OtherRouters
 from mcpctl.actors.upstream_router.server_logs import ServerLog, ServerLogs
 from mcpctl.actors.upstream_router.stdio import StdioClient
 from mcpctl.actors.upstream_router.upstream_changes import UpstreamChanges
@@ -27,6 +28,7 @@ from mcpctl.bus.mcp_client import (
     ServerInfo,
 )
 from mcpctl.bus.mcp_messages import LEVELS, MODERN_MEMBERS, capabilities_of, encode
+from mcpctl.bus.router_frames import Heard
 
 log = structlog.get_logger()
 
@@ -76,6 +78,7 @@ class Upstream:
         unseal: Unseal,
         authority: Authority,
         logs: ServerLogs,
+        others: OtherRouters | None,
         capabilities: bytes,
         *,
         prefer: Era,
@@ -90,7 +93,7 @@ class Upstream:
         self.speaks_modern_only = False
         self.param_headers: ParamHeaders = {}
         self.on_reachable: list[Callable[[bool], None]] = []
-        self.changes = changes or UpstreamChanges(self)
+        self.changes = changes or UpstreamChanges(self, others)
         self._shares_changes = changes is not None
         self._logs = logs
         self.authority = authority
@@ -383,8 +386,12 @@ def _client_for(connection: Connection, log: ServerLog, capabilities: bytes) -> 
 class Upstreams:
     """All upstreams of this router, by server, revision and (with `isolation: session`) session."""
 
-    def __init__(self, settings: ActorSettings, unseal: Unseal, logs: ServerLogs) -> None:
-        self._unseal, self._logs = unseal, logs
+    def __init__(
+        self, settings: ActorSettings, unseal: Unseal, logs: ServerLogs, others: OtherRouters | None = None
+    ) -> None:
+        self._unseal, self._logs, self._others = unseal, logs, others
+        if others is not None:
+            others.on_heard.append(self._hear)
         self._idle = settings.stdio_idle_ms / 1000
         self._live: dict[tuple[str, str, str], Upstream] = {}
         self._retired: set[Upstream] = set()
@@ -402,7 +409,7 @@ class Upstreams:
             upstream.authority = authority
         else:
             prefer = era if server.isolation == "session" else "modern"
-            upstream = Upstream(server, self._unseal, authority, self._logs, capabilities, prefer=prefer)
+            upstream = Upstream(server, self._unseal, authority, self._logs, self._others, capabilities, prefer=prefer)
             self._live[key] = upstream
             for old in [k for k in self._live if k[0] == server.name and k[1] != server.revision]:
                 self._tasks.start(self._retire(self._live.pop(old)))
@@ -439,6 +446,7 @@ class Upstreams:
                 self._unseal,
                 upstream.authority,
                 self._logs,
+                self._others,
                 capabilities,
                 prefer="legacy",
                 changes=upstream.changes,
@@ -452,6 +460,11 @@ class Upstreams:
     def all(self) -> tuple[Upstream, ...]:
         """Return all upstreams that have been asked for, and not been idle for long."""
         return tuple(self._live.values())
+
+    def _hear(self, heard: Heard, message: bytes) -> None:
+        upstream = self._live.get((heard.server, heard.revision, ""))
+        if upstream is not None:
+            upstream.changes.hear(heard.kind, heard.uri, message)
 
     def has_state(self, server: str, state: str) -> bool:
         """Tell whether a session's state at an isolated server is here."""
