@@ -441,6 +441,11 @@ class Publisher:
         with suppress(Error):
             await self._client.publish(subject, payload)
 
+    async def flush(self) -> None:
+        """Return when what was published is on its way to all who listen: an answer that is sent next comes after it."""
+        with suppress(Error, TimeoutError):
+            await self._client.flush(timeout=1)
+
     async def close(self) -> None:
         with suppress(Error):
             await self._client.drain()

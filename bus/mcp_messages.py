@@ -157,9 +157,7 @@ def reaches(level: str, message: bytes) -> bool:
         return False
 
 
-DECISIVE = frozenset(
-    {"name", "uri", "ref", "arguments", "_meta", "cursor", "type", "requestState", "inputResponses"}
-)
+DECISIVE = frozenset({"name", "uri", "ref", "arguments", "_meta", "cursor", "type", "requestState", "inputResponses"})
 """Members of `params` and `ref` by which a request is decided."""
 
 _FOLDED = frozenset(name.casefold() for name in DECISIVE)

@@ -100,6 +100,7 @@ class Sessions:
 
         async with self._turn(key):
             await until_written(attempt)
+        await self._publisher.flush()  # the client may ask another gateway next, which must know by then
         for tell in self.on_closed:
             self._bus.tasks.start(tell(key))
         return Done()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,6 +44,7 @@ OPEN_SECONDS = 1.0
 
 FOR_EVER = 10.0 * 365 * 86400
 SUBSCRIBE_SECONDS = 5.0
+SUBSCRIBE_AT_ONCE = 16
 
 Client = McpHttpClient | StdioClient
 Drop = Callable[[Client], Awaitable[None]]
@@ -285,7 +286,8 @@ class UpstreamChanges:
     def _settle(self, held: Wanted, honoured: frozenset[str]) -> None:
         self._held, self._honoured = held, honoured
         self._note_missed()
-        self._settled.set()
+        if self._union() <= held:  # else somebody has come meanwhile, whose turn is next
+            self._settled.set()
 
     async def _hold_listen(self, client: Client, offered: dict[str, Any]) -> None:
         """Listen to a stateless server; for more than before by a new stream, and only then without the old one."""
@@ -330,20 +332,19 @@ class UpstreamChanges:
         """Subscribe to resources in a session with a server of a handshake revision, for as long as it lasts."""
         session = self._session(client)
         subscribed: set[str] = set()
-        honoured: set[str] = set()
+        self._honoured = frozenset()
         await _first_of(session.open, session.task, timeout=OPEN_SECONDS)
         while not session.task.done():
             self._wake.clear()
             union = self._union()
             wanted = union.of(offered).uris
-            for uri in sorted(wanted - subscribed):
-                if await _subscribe(client, "resources/subscribe", uri):
-                    honoured.add(uri)
+            for uris in _batched(sorted(wanted - subscribed), SUBSCRIBE_AT_ONCE):
+                taken = await asyncio.gather(*(_subscribe(client, "resources/subscribe", uri) for uri in uris))
+                self._honoured |= {uri for uri, good in zip(uris, taken, strict=True) if good}
             for uri in sorted(subscribed - wanted):
                 await _subscribe(client, "resources/unsubscribe", uri)
-                honoured.discard(uri)
             subscribed = set(wanted)
-            self._settle(union, frozenset(honoured))
+            self._settle(union, self._honoured & wanted)
             await _first_of(self._wake, session.task)
         session.task.result()
 
@@ -444,6 +445,11 @@ async def _subscribe(client: Client, method: str, uri: str) -> bool:
     except McpWireError:
         return False
     return answer.result is not None
+
+
+def _batched(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _has(offered: dict[str, Any], capability: str, part: str) -> bool:

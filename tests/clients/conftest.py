@@ -37,8 +37,9 @@ class Installation(NamedTuple):
     tokens: dict[str, str]
     server: str
 
-    def endpoint(self, project: str) -> Endpoint:
-        return Endpoint(f"{self.urls[0]}/projects/{project}/mcp", self.tokens[project])
+    def endpoint(self, project: str, token: str = "") -> Endpoint:
+        """Return the endpoint of a project, with its bearer or another one."""
+        return Endpoint(f"{self.urls[0]}/projects/{project}/mcp", token or self.tokens[project])
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -6,6 +6,7 @@ import uuid
 import pytest
 from fastmcp import Client
 from fastmcp.client.transports import StreamableHttpTransport
+from mcp.shared.exceptions import MCPError
 
 from tests.clients.scenario import NEW, OLD, done
 
@@ -62,3 +63,9 @@ async def gave_up(client, key):
 @pytest.mark.parametrize(("mode", "version"), [("legacy", OLD), ("auto", NEW), (NEW, NEW)])
 async def test_does_every_step(endpoint, mode, version):
     done(await run(endpoint, mode), version)
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_a_wrong_bearer_is_refused(front, mode):
+    with pytest.raises(MCPError):
+        await run(front.endpoint("dual", token="mcpctl_pat_wrong"), mode)

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 from mcp.types import ElicitResult
 
 from tests.clients.scenario import NEW, OLD, done
@@ -28,7 +29,9 @@ async def run(endpoint, mode):
     async with (
         asyncio.timeout(30),
         httpx2.AsyncClient(headers=endpoint.headers, timeout=30) as http,
-        Client(streamable_http_client(endpoint.url, http_client=http), mode=mode, elicitation_callback=answer) as client,
+        Client(
+            streamable_http_client(endpoint.url, http_client=http), mode=mode, elicitation_callback=answer
+        ) as client,
     ):
         return {
             "version": client.protocol_version,
@@ -67,3 +70,9 @@ async def gave_up(client, key):
 @pytest.mark.parametrize(("mode", "version"), [("legacy", OLD), ("auto", NEW), (NEW, NEW)])
 async def test_does_every_step(endpoint, mode, version):
     done(await run(endpoint, mode), version)
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+async def test_a_wrong_bearer_is_refused(front, mode):
+    with pytest.RaisesGroup(MCPError, flatten_subgroups=True):
+        await run(front.endpoint("dual", token="mcpctl_pat_wrong"), mode)

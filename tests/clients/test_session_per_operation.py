@@ -1,4 +1,4 @@
-"""Clients that keep no session: LiteLLM opens one for each operation and closes it after; others drop the id at once."""
+"""Clients that keep no session: LiteLLM opens one for each operation and closes it; others drop the id at once."""
 
 from contextlib import asynccontextmanager
 

@@ -13,11 +13,12 @@ from tests.node import NODE
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+WRONG = "mcpctl_pat_wrong"
 SCRIPT = Path(__file__).parent / "node" / "typescript.mjs"
 
 
-async def run(npm_clients, endpoint, generation, mode):
-    """Run the script where its packages are; return the report that it prints."""
+async def ran(npm_clients, endpoint, generation, mode):
+    """Run the script where its packages are; return its exit code, and what it printed to stdout and stderr."""
     environment = {"MCP_GENERATION": generation, "MCP_MODE": mode, "MCP_KEY": uuid.uuid4().hex}
     process = await asyncio.create_subprocess_exec(
         NODE,
@@ -35,7 +36,13 @@ async def run(npm_clients, endpoint, generation, mode):
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert process.returncode == 0, complaint.decode()
+    return process.returncode, said.decode(), complaint.decode()
+
+
+async def run(npm_clients, endpoint, generation, mode):
+    """Do every step; return the report of it."""
+    code, said, complaint = await ran(npm_clients, endpoint, generation, mode)
+    assert code == 0, complaint
     return json.loads(said)
 
 
@@ -50,3 +57,14 @@ async def test_the_second_generation_does_every_step_in_the_old_era(endpoint, np
 @pytest.mark.parametrize("mode", ["auto", "modern"])
 async def test_the_second_generation_does_every_step_in_the_new_era(endpoint, npm_clients, mode):
     done(await run(npm_clients, endpoint, "v2", mode), NEW)
+
+
+@pytest.mark.parametrize(("generation", "mode"), [("v1", "legacy"), ("v2", "legacy"), ("v2", "auto")])
+async def test_a_wrong_bearer_is_refused_in_words(front, npm_clients, generation, mode):
+    endpoint = front.endpoint("dual", token=WRONG)
+
+    code, _, complaint = await ran(npm_clients, endpoint, generation, mode)
+
+    assert code == 1
+    assert "the token is not valid" in complaint or "requires authorization" in complaint
+    assert WRONG not in complaint
