@@ -442,7 +442,7 @@ class Publisher:
             await self._client.publish(subject, payload)
 
     async def flush(self) -> None:
-        """Return when what was published is on its way to all who listen: an answer that is sent next comes after it."""
+        """Return when what was published is on its way to who listens: an answer that is sent next comes after it."""
         with suppress(Error, TimeoutError):
             await self._client.flush(timeout=1)
 

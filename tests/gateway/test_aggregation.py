@@ -196,28 +196,28 @@ async def test_a_server_that_hangs_is_left_out_in_time_and_why_is_told_to_operat
     async def hang(peer):
         request = await peer.request()
         while request is not None and request.method == "server/discover":
-            await peer.send(Fake("hanging").answer(request))
+            await peer.send(Fake("stuck").answer(request))
             request = await peer.request()
         await peer.until_hung_up()
 
     async with serving(hang) as hanging:
-        await system.server("hanging", url=hanging.url)
+        await system.server("stuck", url=hanging.url)
         async with project(system, "bearable", Fake("lively")) as bearer:
-            spec = catalog.ProjectSpec(name="bearable", servers=("hanging", "lively"), naming="prefix")
+            spec = catalog.ProjectSpec(name="bearable", servers=("stuck", "lively"), naming="prefix")
             await system.operator.call(catalog.edit_project, catalog.EditProject(bearer=system.bearer, spec=spec))
             async with asyncio.timeout(3 * LIST_SECONDS):
-                while "hanging" not in (page := await listed(system, bearer, "bearable"))["_meta"].get(
+                while "stuck" not in (page := await listed(system, bearer, "bearable"))["_meta"].get(
                     "mcpctl/unavailable", {}
                 ):
                     await asyncio.sleep(0)
-            states = await states_of(system, "hanging")
+            states = await states_of(system, "stuck")
 
     assert names(page) == ["lively__t1"]
     assert page["ttlMs"] == 0
-    assert "did not answer tools/list" in page["_meta"]["mcpctl/unavailable"]["hanging"]
+    assert "did not answer tools/list" in page["_meta"]["mcpctl/unavailable"]["stuck"]
     away = [state for state in states if state.state == "away"]
     assert away
-    assert all("hanging" in state.reason and state.since > 0 for state in away)
+    assert all("stuck" in state.reason and state.since > 0 for state in away)
 
 
 async def test_a_server_without_templates_is_not_missing_from_their_list(system):
