@@ -323,13 +323,7 @@ async def test_a_session_that_the_server_forgot_is_begun_anew(system):
         while (request := await peer.request()) is not None:
             if request.method == "initialize":
                 sessions.append(f"s{len(sessions)}")
-                can = {"tools": {"listChanged": True}}
-                info = {
-                    "protocolVersion": "2025-11-25",
-                    "capabilities": can,
-                    "serverInfo": {"name": "s", "version": "1"},
-                }
-                answer = json.dumps({"jsonrpc": "2.0", "id": request.message["id"], "result": info}).encode()
+                answer = initialized(request, tools={"listChanged": True})
                 await peer.send(whole(answer, more=f"Mcp-Session-Id: {sessions[-1]}\r\n"))
             elif request.headers.get("mcp-session-id") != sessions[-1] if sessions else True:
                 await peer.send(whole(b"", status="404 Not Found"))
@@ -355,6 +349,11 @@ async def test_a_session_that_the_server_forgot_is_begun_anew(system):
 
 def answer_to(request, **result):
     return json.dumps({"jsonrpc": "2.0", "id": request.message["id"], "result": result}).encode()
+
+
+def initialized(request, **capabilities):
+    info = {"name": "s", "version": "1"}
+    return answer_to(request, protocolVersion="2025-11-25", capabilities=capabilities, serverInfo=info)
 
 
 def discovered(request, **capabilities):
@@ -573,17 +572,36 @@ async def test_a_listen_leaves_one_event_in_the_ledger(system):
     assert [(event.kind, event.method) for event in events] == [("call", "subscriptions/listen")]
 
 
-async def test_many_who_begin_at_once_are_all_acknowledged_in_full(system):
-    async def begin(number):
-        uris = [f"{slug}+note://by-name/{number % 7}" for slug in ("dual", "old")]
-        async with listening(system, bearer, "many", toolsListChanged=True, resourceSubscriptions=uris):
-            arrived.append(number)
-            if len(arrived) == COUNT:
-                together.set()
-            await together.wait()
+async def test_who_comes_while_the_server_is_busy_with_another_is_acknowledged_in_full(system):
+    async def script(peer):
+        while (request := await peer.request()) is not None:
+            if request.method == "initialize":
+                await peer.send(whole(initialized(request, resources={"subscribe": True})))
+            elif request.method == "resources/subscribe":
+                asked.set()
+                await answering.wait()
+                await peer.send(whole(answer_to(request)))
+            elif request.method == "notifications/initialized":
+                await peer.send(whole(b"", status="202 Accepted"))
+            else:
+                await peer.send(whole(b"", status="405 Method Not Allowed"))
 
-    bearer, arrived, together = await agent(system, "many"), [], asyncio.Event()
-    await asyncio.gather(*map(begin, range(COUNT)))
+    asked, answering = asyncio.Event(), asyncio.Event()
+    async with serving(script) as server, asyncio.timeout(2 * SECONDS):
+        project, bearer = await fresh(system, url=server.url)
 
+        async def begin(uri):
+            params = json.dumps({"notifications": {"resourceSubscriptions": [uri]}, "_meta": META}).encode()
+            return await system.plane.call(head(bearer, project, "subscriptions/listen"), params, None)
 
-COUNT = 60
+        calls = [await begin("note://0")]
+        await asked.wait()
+        while sum(call.router == calls[0].router for call in calls) < 2 or calls[0].router is None:
+            calls.append(await begin(f"note://{len(calls)}"))
+            while calls[0].router is None or calls[-1].router is None:
+                await asyncio.sleep(0.01)  # `accepted` wakes nobody
+        answering.set()
+        for number, call in enumerate(calls):
+            first = await Stream(call).next()
+            assert first["params"]["notifications"] == {"resourceSubscriptions": [f"note://{number}"]}
+            await call.cancel()

@@ -255,3 +255,82 @@ async def test_a_server_that_reads_the_probe_only_after_it_was_given_up_is_moder
         await client.close()
 
     assert info.era == "modern"
+
+
+ASKING = """
+import json, sys
+def say(**message):
+    print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+waiting = {}
+for line in sys.stdin:
+    message = json.loads(line)
+    method, number = message.get("method"), message.get("id")
+    if method == "initialize":
+        info = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "a", "version": "1"}}
+        say(id=number, result=info)
+    elif method == "ask":
+        waiting["q"] = number
+        say(id="q", method="roots/list")
+    elif method == "hold":
+        waiting["hold"] = number
+    elif method == "announce":
+        say(method="notifications/tools/list_changed")
+        say(id=number, result={})
+    elif method is None:
+        say(id=waiting.pop(message["id"]), result={"told": message.get("result") or message["error"]})
+    elif number is not None:
+        say(id=number, error={"code": -32601, "message": "no"})
+"""
+
+
+@pytest.fixture
+async def asking():
+    client = StdioClient((sys.executable, "-c", ASKING), {}, print)
+    await client.connect(timeout=20)
+    yield client
+    await client.close()
+
+
+async def ask(client, *, owner=""):
+    """Have the server ask its client, who answers with roots; return what the server was told."""
+    answering = []
+
+    def take(method, message):
+        answer = orjson.dumps({"jsonrpc": "2.0", "id": orjson.loads(message)["id"], "result": {"roots": [owner]}})
+        answering.append(asyncio.ensure_future(client.respond(answer)))
+        return method == "roots/list"
+
+    answer = await client.request("ask", b"{}", on_server_request=take, owner=owner, timeout=10)
+    return orjson.loads(answer.result)["told"]
+
+
+async def test_a_question_of_the_server_goes_to_the_only_call(asking):
+    assert await ask(asking, owner="a") == {"roots": ["a"]}
+
+
+@pytest.mark.parametrize(("other", "answered"), [("a", True), ("b", False), ("", False)])
+async def test_a_question_goes_to_one_of_several_calls_only_if_they_have_one_owner(asking, other, answered):
+    held = asyncio.create_task(asking.request("hold", b"{}", owner=other, timeout=10))
+    await asking.request("announce", b"{}", timeout=10)  # by now the server has the call
+
+    told = await ask(asking, owner="a")
+
+    held.cancel()
+    assert (told == {"roots": ["a"]}) == answered
+    if not answered:
+        assert "several clients share this process" in told["message"]
+
+
+async def test_a_question_that_nobody_takes_is_refused(asking):
+    answer = await asking.request("ask", b"{}", timeout=10)
+
+    assert orjson.loads(answer.result)["told"]["code"] == -32601
+
+
+async def test_an_announcement_is_nobodys_notification(asking):
+    heard, changes = [], []
+    asking.on_change = lambda method, _: changes.append(method)
+
+    await asking.request("announce", b"{}", on_notification=lambda *said: heard.append(said), timeout=10)
+
+    assert (heard, changes) == ([], ["notifications/tools/list_changed"])

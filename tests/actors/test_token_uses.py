@@ -94,7 +94,7 @@ async def test_a_use_of_an_unknown_bearer_is_no_use(plane, root, router, bearer)
 
 def call_of(bus, bearer, caller="gateway-a"):
     head = Request(bearer=bearer, project="web", method="tools/call", budget=1000, correlation="c")
-    return Call(bus, "r1", caller, "_INBOX.gateway-a.1", head, "pulse")
+    return Call(bus, "r1", caller, "_INBOX.gateway-a.1", head)
 
 
 @pytest.fixture

@@ -625,6 +625,97 @@ async def test_a_legacy_stream_that_cannot_be_resumed_is_not_mistaken_for_an_uns
         assert len([request for request in server.requests if request.verb == "GET"]) == tries
 
 
+# What belongs to no call
+
+CHANGED = '{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}'
+
+
+@ERAS
+async def test_an_announcement_on_the_stream_of_a_call_is_not_the_calls(era):
+    answer = said(f"data: {CHANGED}\n\ndata: {NOTICE}\n\ndata: {RESULT if era == 'modern' else THIRD}\n\n")
+
+    async def modern(peer: Peer):
+        await discovered(peer)
+        await peer.request()
+        await peer.send(answer)
+
+    script = modern if era == "modern" else legacy_server(lambda _: answer)
+    async with serving(script) as server, connected(server.url) as client:
+        heard, changes = [], []
+        client.on_change = lambda method, _: changes.append(method)
+        await client.request("x", b"{}", timeout=5, on_notification=lambda method, _: heard.append(method))
+
+        assert changes == ["notifications/tools/list_changed"]
+        assert heard == [json.loads(NOTICE)["method"]]
+
+
+async def standing(client):
+    """Hold the stream of a session until it has been opened twice; return what was said of each opening."""
+    opened, twice = [], asyncio.Event()
+
+    def note(missed):
+        opened.append(missed)
+        if len(opened) == 2:
+            twice.set()
+
+    holding = asyncio.create_task(client.stand(note))
+    async with asyncio.timeout(5):
+        await twice.wait()
+    holding.cancel()
+    return opened
+
+
+@on_both_loops
+async def test_a_session_stream_that_names_its_events_goes_on_where_it_was_dropped():
+    server_of = legacy_server(lambda _: said(f"id: a1\nretry: 10\ndata: {CHANGED}\n\n"))
+    async with serving(server_of) as server, connected(server.url) as client:
+        changes = []
+        client.on_change = lambda method, _: changes.append(method)
+
+        assert await standing(client) == [False, False]
+        assert changes[0] == "notifications/tools/list_changed"
+        gets = [request for request in server.requests if request.verb == "GET"]
+        assert [get.headers.get("last-event-id") for get in gets[:2]] == [None, "a1"]
+
+
+@on_both_loops
+async def test_a_session_stream_without_event_ids_may_have_missed_something_when_it_is_back():
+    async with (
+        serving(legacy_server(lambda _: said(f"retry: 10\ndata: {CHANGED}\n\n"))) as server,
+        connected(server.url) as client,
+    ):
+        assert await standing(client) == [False, True]
+
+
+@pytest.mark.parametrize("status", ["405 Method Not Allowed", "404 Not Found", "400 Bad Request"])
+async def test_a_server_without_a_session_stream_is_not_asked_again(status):
+    async with serving(legacy_server(lambda _: whole(b"", status=status))) as server, connected(server.url) as client:
+        async with asyncio.timeout(5):
+            await client.stand(lambda _: None)
+
+        assert len([request for request in server.requests if request.verb == "GET"]) == 1
+
+
+async def test_a_session_that_is_forgotten_after_its_stream_was_open_is_lost():
+    steps = [said("retry: 10\ndata:\n\n"), whole(b"", status="404 Not Found")]
+    async with serving(legacy_server(lambda _: steps.pop(0))) as server, connected(server.url) as client:
+        with pytest.raises(McpSessionLost):
+            async with asyncio.timeout(5):
+                await client.stand(lambda _: None)
+
+
+async def test_closing_the_client_ends_the_session_stream():
+    open_for_ever = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n: open\n\n"
+    opened = asyncio.Event()
+    async with serving(legacy_server(lambda _: open_for_ever)) as server, connected(server.url) as client:
+        holding = asyncio.create_task(client.stand(lambda _: opened.set()))
+        await opened.wait()
+        await client.close()
+        async with asyncio.timeout(5):
+            with pytest.raises(McpTransportError, match="closed"):
+                await holding
+
+
 @on_both_loops
 async def test_a_retry_longer_than_the_timeout_ends_with_it():
     async with (
