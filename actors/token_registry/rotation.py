@@ -26,13 +26,17 @@ class Rotation:
         old = await self._records.read(lambda session: _find(session, request, issuer, now))
         longest = await self._terms.longest_ms(request.bearer, request.project)
         life = None if old.expires_at is None else old.expires_at - old.created_at
+        expires_at = expiry_of(request, now, default_ms=life, longest_ms=longest)
+        if issuer.kind == "McpToken" and old.expires_at is not None:
+            # A token that could put off its own end, or that of one below it, would have none.
+            expires_at = min(old.expires_at, expires_at or old.expires_at)
         new = NewToken(
             issuer=issuer,
             project=request.project,
             name=request.name,
             labels=old.labels,
             description=old.description,
-            expires_at=expiry_of(request, now, default_ms=life, longest_ms=longest),
+            expires_at=expires_at,
             created_at=now,
         )
 

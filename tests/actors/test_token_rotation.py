@@ -163,6 +163,16 @@ async def test_a_child_does_not_outlive_its_parent_by_rotation(plane, root):
     assert new.token.expires_at == top.token.expires_at
 
 
+async def test_a_token_does_not_put_off_its_own_end_by_rotation(plane, root):
+    brief = await root.issue("web", "brief", ISSUE, ttl_seconds=60)
+
+    new = await rotate(root.holding(brief.bearer), "brief", never_expires=True)
+
+    plane.clock.ahead_ms = 61_000
+    with pytest.raises(Unauthenticated, match="expired"):
+        await plane.resolve(new.bearer)
+
+
 async def test_revoking_the_name_ends_the_rotated_one_as_well(plane, root):
     old = await root.issue("web", "ci")
     new = await rotate(root, "ci")
