@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
@@ -217,12 +218,13 @@ class Scope(Message):
         """Return None where the call is granted; else what its arguments should be, or an empty text.
 
         The conditions of its own bindings are all that the caller is told of: what bounds an mcptoken from above is not
-        for it to know. The arguments are read only where a condition asks for them.
+        for it to know. The arguments are read only where a condition asks for them, and once.
         """
         for layer in self.layers:
             granting = [b for b in layer if b.reaches("run", "tools", f"{server}/{tool}")]
             if any(not binding.when for binding in granting):
                 continue
+            arguments = cache(arguments)
             fault = _no_fit(granting, arguments)
             if fault is not None:
                 return fault if layer is self.layers[0] else ""
@@ -238,11 +240,16 @@ class Scope(Message):
 
 def _no_fit(granting: Iterable[Binding], arguments: Callable[[], Mapping[str, Any]]) -> str | None:
     """Return None where the arguments fit one of the bindings, else the first fault."""
+    first = ""
     try:
-        faults = [unmet(binding.when, arguments()) for binding in granting]
+        for binding in granting:
+            fault = unmet(binding.when, arguments())
+            if fault is None:
+                return None
+            first = first or fault
     except UnreadableArguments as error:
         return str(error)
-    return None if None in faults else next((fault for fault in faults if fault), "")
+    return first
 
 
 def _touches(binding: Binding, server: str) -> bool:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import combinations
 from typing import Annotated, Any, Self
@@ -56,6 +57,9 @@ Scalar = StrictStr | StrictBool | StrictInt | StrictFloat
 Equal = Annotated[Scalar | None, BeforeValidator(lambda value: value if value is None else _scalar(value))]
 OneOf = Annotated[tuple[Scalar, ...] | None, BeforeValidator(_scalars)]
 Number = Annotated[StrictInt | StrictFloat | None, BeforeValidator(_number)]
+
+READ_BYTES = 262_144
+"""Bytes of a call's arguments on which conditions are tested at the most: reading them keeps a router busy."""
 
 MOST = 16
 """Conditions of one binding."""
@@ -112,7 +116,7 @@ class Condition(Message):
         if self.values is not None:
             return any(_same(value, wanted) for wanted in self.values)
         if self.glob is not None:
-            return isinstance(value, str) and fnmatchcase(value, self.glob)
+            return isinstance(value, str) and not _leads_astray(value) and fnmatchcase(value, self.glob)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if isinstance(value, float) and not math.isfinite(value):
@@ -174,6 +178,11 @@ def _same(value: object, wanted: Scalar) -> bool:
     return value == wanted
 
 
+def _leads_astray(text: str) -> bool:
+    """Tell whether a text may mean something else than it looks like: a path that climbs, or control characters."""
+    return ".." in re.split(r"[/\\]", text) or any(character < " " or character == "\x7f" for character in text)
+
+
 def unmet(conditions: Mapping[str, Condition], arguments: Mapping[str, Any]) -> str | None:
     """Return the first argument that is not as it must be, and how it must be; None where all conditions hold."""
     for path, condition in conditions.items():
@@ -185,11 +194,18 @@ def unmet(conditions: Mapping[str, Condition], arguments: Mapping[str, Any]) -> 
 
 def _at(arguments: Mapping[str, Any], path: str) -> tuple[bool, object]:
     place: object = arguments
-    for step in path.split("."):
-        if not isinstance(place, Mapping) or step not in place:
+    steps = path.split(".")
+    for number, step in enumerate(steps):
+        if not isinstance(place, Mapping) or step not in place or _is_named_whole(place, steps[number:]):
             return False, None
         place = place[step]
     return True, place
+
+
+def _is_named_whole(place: Mapping[str, Any], steps: Sequence[str]) -> bool:
+    """Tell whether an object also has a member whose name is several steps: `a.b` beside `a`, which a tool may read."""
+    wholes = {".".join(steps[:count]).casefold() for count in range(2, len(steps) + 1)}
+    return bool(wholes) and any(name.casefold() in wholes for name in place)
 
 
 def all_covered(own: Mapping[str, Condition], other: Mapping[str, Condition]) -> bool:
@@ -203,6 +219,10 @@ def read_arguments(text: bytes) -> dict[str, Any]:
     Of two members whose names differ at most in their case, a server might take the first or the last, and of a number
     that is out of range it might make anything: what was checked must be what it reads.
     """
+    if len(text) > READ_BYTES:
+        raise UnreadableArguments(
+            f"the arguments are longer than the {READ_BYTES} bytes on which conditions are tested"
+        )
     try:
         found = json.loads(
             text or b"{}", object_pairs_hook=_unambiguous, parse_float=_in_range, parse_constant=_in_range

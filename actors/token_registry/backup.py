@@ -42,14 +42,20 @@ def _is_kept(table: str, row: Row) -> bool:
 def _restore(changing: Changing, rows: dict[str, list[Row]], own: str, now: int) -> None:
     """Replace all rows but the bearer of the one who restores, if its owner is in the backup.
 
-    What is revoked at present stays revoked. Raises `Conflict` where nobody could log in as an admin any more.
+    What does not work at present does not work afterwards: what was ever revoked stays so, what ends sooner now does,
+    and who is disabled stays disabled. Raises `Conflict` where nobody could log in as an admin any more.
     """
     session = changing.session
-    gone = _revoked(session, now)
+    gone, ends = _revoked(session, now), _ends(session)
     bearers = [row for row in rows["bearers"] if row["kind"] != "ses" and row["sha"] != own]
     for row in bearers:
         if row["sha"] in gone:
             row["revoked_at"], row["active_name"] = row["revoked_at"] or gone[row["sha"]], None
+        if row["sha"] in ends:
+            row["expires_at"] = min(ends[row["sha"]], row["expires_at"] or ends[row["sha"]])
+    disabled = set(session.exec(select(UserRow.name).where(col(UserRow.disabled))))
+    for row in rows["users"]:
+        row["disabled"] = row["disabled"] or row["name"] in disabled
     asking = session.get(BearerRow, own)
     owners = {"User": rows["users"], "ServiceAccount": rows["service_accounts"]}
     if asking is not None and asking.owner in (row["name"] for row in owners[asking.owner_kind]):
@@ -63,8 +69,16 @@ def _restore(changing: Changing, rows: dict[str, list[Row]], own: str, now: int)
 
 
 def _revoked(session: Session, now: int) -> dict[str, int]:
-    """Return what was revoked and when, also of tokens whose rows were deleted since."""
-    deleted = (col(ChangeRow.kind) == "token", col(ChangeRow.action) == "removed")
-    gone = dict.fromkeys(session.exec(select(ChangeRow.key).where(*deleted)), now)
+    """Return what was ever revoked and when, also of tokens whose rows are not there any more."""
+    of_tokens = (col(ChangeRow.kind) == "token", col(ChangeRow.action) != "changed")
+    changes = select(ChangeRow.key, ChangeRow.action).where(*of_tokens).order_by(col(ChangeRow.seq))
+    latest = {sha: action for sha, action in session.exec(changes)}  # noqa: C416 - a result is no mapping
+    gone = {sha: now for sha, action in latest.items() if action != "created"}
     revoked = select(BearerRow.sha, BearerRow.revoked_at).where(col(BearerRow.revoked_at).is_not(None))
     return gone | {sha: at for sha, at in session.exec(revoked) if at is not None}
+
+
+def _ends(session: Session) -> dict[str, int]:
+    """Return when each bearer ends that does: one that was rotated away ends sooner than it was to."""
+    ending = select(BearerRow.sha, BearerRow.expires_at).where(col(BearerRow.expires_at).is_not(None))
+    return {sha: at for sha, at in session.exec(ending) if at is not None}

@@ -41,6 +41,8 @@ class ById:
 
         def revoke(changing: Changing, row: BearerRow) -> tuple[token.Token, list[str]]:
             gone = revoke_trees(changing, [row], now)
+            if not gone:  # said once more: a replacement that is taken back meanwhile must not bring it back
+                changing.record("token", row.sha, "revoked")
             return shown(changing.session, row, now), gone
 
         answer, gone = await self._change(token.revoke_by_id.name, request.bearer, request.id, revoke, own=True)

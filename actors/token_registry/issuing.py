@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 
 from sqlmodel import Session, col, select
 
-from mcpctl.actors.changes import Changing
+from mcpctl.actors.changes import ChangeRow, Changing
 from mcpctl.actors.token_registry.lifetimes import DEFAULT_MS, Terms, expiry_of
 from mcpctl.actors.token_registry.rbac_calls import RbacCalls
 from mcpctl.actors.token_registry.rows import BearerRow, Records, owner_of, status_of
@@ -58,6 +58,7 @@ class NewToken:
     description: str
     expires_at: int | None
     created_at: int
+    replaces: str | None = None
     bearer: str = field(default_factory=lambda: mint("pat"), repr=False)
 
     @property
@@ -78,23 +79,31 @@ class NewToken:
             prefix=prefix(self.bearer),
             labels=self.labels,
             description=self.description,
+            replaces=self.replaces,
         )
 
 
 @dataclass
 class Replaced:
-    """The tokens that a new one replaces, as they were: `revoked_at`, `active_name` and `expires_at` of each."""
+    """The tokens that a new one replaces, as they were: `revoked_at`, `active_name` and `expires_at` of each.
+
+    `change` is the number of the latest change when that was done.
+    """
 
     rows: dict[str, tuple[int | None, str | None, int | None]] = field(default_factory=dict)
+    change: int = 0
 
     def note(self, rows: Sequence[BearerRow]) -> None:
         for row in rows:
             self.rows.setdefault(row.sha, (row.revoked_at, row.active_name, row.expires_at))
 
     def bring_back(self, changing: Changing) -> None:
+        """Undo the replacement, but not what somebody has revoked since."""
+        later = (col(ChangeRow.seq) > self.change, col(ChangeRow.kind) == "token", col(ChangeRow.action) == "revoked")
+        revoked = set(changing.session.exec(select(ChangeRow.key).where(*later)))
         for sha, was in self.rows.items():
             row = changing.session.get(BearerRow, sha)
-            if row is not None:
+            if row is not None and sha not in revoked:
                 row.revoked_at, row.active_name, row.expires_at = was
                 changing.session.add(row)
                 changing.record("token", sha, "created")
@@ -115,7 +124,7 @@ class Binder:
         try:
             for bind in binds:
                 await self._ask.bind(bind)
-            writing = asyncio.ensure_future(self._records.write(lambda changing: place(changing, replaced)))
+            writing = asyncio.ensure_future(self._records.write(lambda changing: _placed(place, changing, replaced)))
             return await asyncio.shield(writing)
         except BaseException:  # a refusal, or the end of the time allowed: nothing half-made stays
             await asyncio.shield(self._bus.tasks.start(self._withdraw(writing, shas, replaced, bound=bool(binds))))
@@ -125,13 +134,14 @@ class Binder:
         self, writing: "asyncio.Future[T] | None", shas: Sequence[str], replaced: Replaced, *, bound: bool
     ) -> None:
         def remove(changing: Changing) -> None:
-            for sha in shas:
-                row = changing.session.get(BearerRow, sha)
-                if row is not None:
-                    changing.session.delete(row)
-                    changing.record("token", sha, "removed")
+            rows = [row for sha in shas if (row := changing.session.get(BearerRow, sha)) is not None]
+            revoked = any(row.revoked_at is not None for row in rows)
+            for row in rows:
+                changing.session.delete(row)
+                changing.record("token", row.sha, "removed")
             changing.session.flush()  # names are unique
-            replaced.bring_back(changing)
+            if not revoked:  # else the name was revoked meanwhile, and with it what it stood for before
+                replaced.bring_back(changing)
 
         if writing is not None:
             with suppress(Exception):
@@ -139,6 +149,12 @@ class Binder:
                 await self._records.write(remove)  # it was written after all, though nobody waits for it any more
         if bound:
             await self._ask.forget(*(f"McpToken:{sha}" for sha in shas))
+
+
+def _placed(place: Callable[[Changing, Replaced], T], changing: Changing, replaced: Replaced) -> T:
+    result = place(changing, replaced)
+    replaced.change = max((change.seq for change in changing.recorded), default=0)
+    return result
 
 
 class Issuing:
@@ -161,8 +177,10 @@ class Issuing:
             created_at=now,
         )
 
+        may_delete = request.force and await self._ask.may_delete(request.bearer, new.name, new.project)
+
         def place(changing: Changing, replaced: Replaced) -> tuple[token.Token, list[str]]:
-            gone = clear_name(changing, new, replaced) if request.force else []
+            gone = clear_name(changing, new, replaced, may_delete=may_delete) if request.force else []
             return insert(changing, new), gone
 
         await self._records.rehearse(lambda changing: place(changing, Replaced()))
@@ -181,13 +199,20 @@ class Issuing:
         return token.IssuedToken(bearer=new.bearer, token=issued)
 
 
-def clear_name(changing: Changing, new: NewToken, replaced: Replaced) -> list[str]:
-    """Revoke what has the name now, with all below it; return the SHA-256 of each."""
+def clear_name(changing: Changing, new: NewToken, replaced: Replaced, *, may_delete: bool) -> list[str]:
+    """Revoke what has the name now, with all below it; return the SHA-256 of each.
+
+    Raises `Forbidden` where that takes more than the right to create, and `Conflict`.
+    """
     with suppress(NotFound):
         rows = working(find_named(changing.session, new.project, new.name), new.created_at)
         gone = [each for row in rows for each in live_tree(changing.session, row)]
         if new.issuer.sha in (row.sha for row in gone):
             raise Conflict(f"mcptoken {new.issuer.name} cannot replace a token that it hangs on: rotate it")
+        if rows and not may_delete:
+            raise Forbidden(f"replacing mcptoken {new.name} by force takes the right to delete it")
+        if new.issuer.kind == "McpToken" and any(new.issuer.sha not in (row.sha, *row.parents) for row in rows):
+            raise Forbidden(f"mcptoken {new.issuer.name} can replace only what was issued below it")
         replaced.note(gone)
         return revoke_trees(changing, rows, new.created_at)
     return []

@@ -22,6 +22,10 @@ class RbacCalls:
         asked = {"verb": need.verb, "resource": need.resource, "name": name, "project": project}
         return await self._bus.call(rbac.check, rbac.Check.model_validate({"bearer": bearer, **asked}))
 
+    async def may_delete(self, bearer: str, name: str, project: str) -> bool:
+        """Tell whether the bearer may end an mcptoken. Raises `Unauthenticated` for a bad bearer."""
+        return (await self.decide(bearer, Need("delete", "mcptokens"), name, project)).allowed
+
     async def check_ceiling(
         self,
         bearer: str,

@@ -38,24 +38,29 @@ class Rotation:
             description=old.description,
             expires_at=expires_at,
             created_at=now,
+            replaces=old.sha if issuer.kind == "McpToken" else None,
         )
+        may_end = issuer.kind == "McpToken" or await self._ask.may_delete(request.bearer, new.name, new.project)
 
         def place(changing: Changing, replaced: Replaced) -> tuple[token.Token, list[str]]:
             session = changing.session
             row = _find(session, request, issuer, now)
             if row.sha != old.sha:
                 raise Conflict(f"mcptoken {row.name} was rotated meanwhile: try again if it is to be rotated once more")
+            same_owner = (row.owner_kind, row.owner) == (issuer.owner_kind, issuer.owner)
+            if not same_owner and not may_end:
+                raise Forbidden(f"mcptoken {row.name} is another's: rotating it takes the right to delete it")
             replaced.note(live_tree(session, row))
             row.active_name = None
             session.add(row)
             session.flush()  # the column is unique, and SQLAlchemy inserts before it updates
-            # Tokens above another owner's would not be revoked with their own: a tree has one owner.
-            same_owner = (row.owner_kind, row.owner) == (issuer.owner_kind, issuer.owner)
-            made = insert(changing, new, above=row.parents if same_owner else ())
+            gone: list[str] = []
             if request.overlap_seconds == 0:
-                return made, revoke_trees(changing, [row], now)
-            cut_tree(changing, row, now + request.overlap_seconds * 1000)
-            return made, []
+                gone = revoke_trees(changing, [row], now)
+            else:
+                cut_tree(changing, row, now + request.overlap_seconds * 1000)
+            # Tokens above another owner's would not be revoked with their own: a tree has one owner.
+            return insert(changing, new, above=row.parents if same_owner else ()), gone
 
         await self._records.rehearse(lambda changing: place(changing, Replaced()))
         bind = rbac.BindToken(bearer=request.bearer, project=new.project, name=new.name, sha=new.sha, copy_of=old.sha)

@@ -64,7 +64,8 @@ class GroupRow(SQLModel, table=True):
 class BearerRow(SQLModel, table=True):
     """A bearer of any kind, by its SHA-256; `name`, `project` and what follows belong to mcptokens alone.
 
-    `active_name` is `<project>/<name>` as long as the mcptoken occupies its name: the column is unique.
+    `active_name` is `<project>/<name>` as long as the mcptoken occupies its name: the column is unique. `replaces` is
+    the SHA-256 of the one that it stands for, where an mcptoken has rotated that: it goes with it.
     """
 
     __tablename__ = "bearers"
@@ -85,6 +86,7 @@ class BearerRow(SQLModel, table=True):
     labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     description: str = ""
     parents: list[str] = Field(default_factory=list, sa_type=JSON)
+    replaces: str | None = None
 
 
 @dataclass(frozen=True)

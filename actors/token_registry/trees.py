@@ -24,12 +24,20 @@ def working(rows: Iterable[BearerRow], now: int) -> list[BearerRow]:
 
 
 def live_tree(session: Session, row: BearerRow) -> list[BearerRow]:
-    """Return an mcptoken and all below it that are not revoked; none where it is revoked itself."""
-    if row.revoked_at is not None:
-        return []
-    live = (col(BearerRow.project) == row.project, col(BearerRow.revoked_at).is_(None))
-    rows = session.exec(select(BearerRow).where(col(BearerRow.kind) == "pat", *live)).all()
-    return [row, *(other for other in rows if row.sha in other.parents)]
+    """Return what is not revoked of an mcptoken, all below it, and those by which mcptokens have replaced one of them.
+
+    Otherwise a bearer in the wrong hands would outlive its revocation by rotating itself in time.
+    """
+    rows = session.exec(
+        select(BearerRow).where(col(BearerRow.kind) == "pat", col(BearerRow.project) == row.project)
+    ).all()
+    tree, grown = {row.sha}, True
+    while grown:
+        further = {other.sha for other in rows if other.replaces in tree or not tree.isdisjoint(other.parents)}
+        grown = not further <= tree
+        tree |= further
+    found = [row, *(other for other in rows if other.sha in tree and other.sha != row.sha)]
+    return [each for each in found if each.revoked_at is None]
 
 
 def revoke_trees(changing: Changing, rows: Iterable[BearerRow], now: int) -> list[str]:

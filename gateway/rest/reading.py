@@ -4,6 +4,7 @@ What the contract does not know is refused by name, and a wrong type is refused 
 errors holds a value: it may be a secret.
 """
 
+import json
 import re
 from typing import Any
 from urllib.parse import parse_qsl
@@ -101,7 +102,26 @@ def _object(body: bytes) -> dict[str, Any]:
         raise Problem(400, f"the body is not JSON: {error}") from error
     if not isinstance(given, dict):
         raise Problem(400, "the body must be a JSON object")
+    try:
+        json.loads(body, object_pairs_hook=_each_once, parse_int=_within_64_bits)
+    except RecursionError as error:
+        raise Problem(400, "the body is nested too deeply") from error
     return given
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> None:
+    """Refuse what orjson lets pass: of two members of one name, whoever reads the body before us may take the other."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Problem(400, f"the body names {twice[:_LONGEST_NAME]} twice")
+
+
+def _within_64_bits(text: str) -> int:
+    """Read a whole number; of a longer one orjson makes a float, which is another number."""
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise Problem(400, "a whole number of the body is beyond 64 bits")
+    return int(text)
 
 
 def _form(body: bytes) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sqlmodel import select
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.actors.token_registry.rows import GroupRow
 from mcpctl.bus.contract import PullChanges
-from mcpctl.bus.contracts import token
+from mcpctl.bus.contracts import catalog, rbac, token
 from mcpctl.bus.errors import BadRequest, Conflict, Forbidden, Unauthenticated
 from mcpctl.bus.identity import AdmittedIdentity
 
@@ -98,6 +98,43 @@ async def test_what_was_revoked_or_deleted_since_stays_so(plane, root, call):
     assert (await root.issue("web", "top")).token.status == "active"
 
 
+async def test_a_bearer_that_was_rotated_away_ends_no_later_after_a_restore(plane, root):
+    first = await root.issue("web", "ci", ttl_seconds=86_400)
+    dump = await backup(root)
+    await root.ask(token.rotate, project="web", name="ci", overlap_seconds=60)
+    left = (await plane.resolve(first.bearer)).expires_in_ms
+
+    await restore(root, dump)
+
+    assert (await plane.resolve(first.bearer)).expires_in_ms <= left <= 60_000
+
+
+async def test_who_was_disabled_since_stays_disabled_and_so_do_the_tokens(plane, root):
+    await root.add_user("ann", "admins")
+    issued = await (await plane.login("ann")).issue("web", "of-ann")
+    dump = await backup(root)
+    await root.ask(token.edit_user, name="ann", disabled=True)
+
+    await restore(root, dump)
+
+    assert (await root.ask(token.get_user, name="ann")).disabled
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(issued.bearer)
+
+
+async def test_what_was_revoked_between_two_restores_stays_so(plane, root):
+    before = await backup(root)
+    issued = await root.issue("web", "ci")
+    after = await backup(root)
+    await root.ask(token.revoke, project="web", name="ci")
+
+    await restore(root, before)
+    await restore(root, after)
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(issued.bearer)
+
+
 async def test_a_restore_begins_a_new_epoch(plane, root):
     router = await plane.actor("router")
     dump = await backup(root)
@@ -157,6 +194,21 @@ async def test_backup_and_restore_take_their_operations(plane, root):
         await restore(ann, dump)
 
 
+@pytest.mark.parametrize("contract", [token, rbac, catalog])
+async def test_a_restore_takes_escalate_as_well(plane, root, contract):
+    """Whoever may restore what a file says can be anybody."""
+    await root.add_user("ann")
+    await root.grant("restorers", "User:ann", "action:restore", "action:backup")
+    ann = await plane.login("ann")
+    dump = await ann.ask(contract.backup)
+
+    with pytest.raises(Forbidden, match="escalate"):
+        await ann.ask(contract.restore, dump=dump)
+
+    await root.grant("escalators", "User:ann", "action:escalate")
+    await ann.ask(contract.restore, dump=dump)
+
+
 def _unpacked(dump):
     return zlib.decompress(base64.b64decode(dump.rows))
 
@@ -204,7 +256,7 @@ def _back_to_the_first_tables(database):
     database.execute("DROP TABLE groups")
     for table in ("users", "service_accounts", "bearers"):
         database.execute(f"ALTER TABLE {table} DROP COLUMN labels")
-    for column in ("last_gateway", "last_tool"):
+    for column in ("last_gateway", "last_tool", "replaces"):
         database.execute(f"ALTER TABLE bearers DROP COLUMN {column}")
     database.execute("UPDATE alembic_version SET version_num = 'token_0001'")
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mcpctl.actors.token_registry.issuing import Binder
+from mcpctl.actors.token_registry.issuing import Binder, Issuer, NewToken, clear_name, insert
 from mcpctl.actors.token_registry.rbac_calls import RbacCalls
 from mcpctl.actors.token_registry.rows import BearerRow
 from mcpctl.bus.contracts import catalog, rbac, token
@@ -187,7 +187,7 @@ async def test_where_the_new_one_is_refused_the_old_one_lives_on(plane, root, an
 
 
 async def test_a_token_does_not_replace_itself_by_force(plane, root):
-    own = await root.issue("web", "ci", "role:create,resource:mcptokens")
+    own = await root.issue("web", "ci", "role:edit,resource:mcptokens")
 
     with pytest.raises(Conflict, match="rotate it"):
         await root.holding(own.bearer).issue("web", "ci", force=True)
@@ -202,6 +202,69 @@ async def test_of_two_forced_issues_at_once_one_is_left(plane, root):
 
     items = (await root.ask(token.list_tokens, project="web")).items
     assert sorted(item.status for item in items) == ["active", "revoked", "revoked", "revoked", "revoked"]
+
+
+async def test_replacing_by_force_takes_the_right_to_delete(plane, root):
+    other = await root.issue("web", "other")
+    await root.add_user("ann")
+    await root.grant("creators", "User:ann", "role:create,resource:mcptokens", project="web")
+    ann = await plane.login("ann")
+
+    with pytest.raises(Forbidden, match="the right to delete it"):
+        await ann.issue("web", "other", force=True)
+
+    assert (await plane.resolve(other.bearer)).name == "other"
+    assert (await ann.issue("web", "new", force=True)).token.status == "active"
+
+
+async def test_a_token_replaces_by_force_only_what_was_issued_below_it(plane, root):
+    other = await root.issue("web", "other")
+    own = root.holding((await root.issue("web", "own", "role:edit,resource:mcptokens")).bearer)
+    await own.issue("web", "child")
+
+    with pytest.raises(Forbidden, match="only what was issued below it"):
+        await own.issue("web", "other", force=True)
+
+    assert (await plane.resolve(other.bearer)).name == "other"
+    assert (await own.issue("web", "child", force=True)).token.status == "active"
+
+
+@pytest.mark.parametrize("by", ["name", "id"])
+async def test_what_is_revoked_meanwhile_is_not_brought_back_by_an_issue_that_is_given_up(plane, root, by):
+    old = await root.issue("web", "ci")
+    records = plane.registry._records
+    binder = Binder(records, RbacCalls(plane.registry.bus), plane.registry.bus)
+    written, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        """The registry's records, whose answer to the first write the test can hold up."""
+
+        async def write(self, work):
+            result = await records.write(work)
+            written.set()
+            await go_on.wait()
+            return result
+
+    binder._records = Slow()
+    copy = NewToken(Issuer("User", "root", "", "User", "root"), "web", "ci", {}, "", None, 1)
+
+    def place(changing, replaced):
+        clear_name(changing, copy, replaced, may_delete=True)
+        return insert(changing, copy)
+
+    task = asyncio.create_task(binder.put(place, [copy.sha], []))
+    await asyncio.wait_for(written.wait(), 5)
+    if by == "name":
+        await root.ask(token.revoke, project="web", name="ci")
+    else:
+        await root.ask(token.revoke_by_id, id=old.token.id)
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(old.bearer)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

@@ -173,6 +173,41 @@ async def test_a_token_does_not_put_off_its_own_end_by_rotation(plane, root):
         await plane.resolve(new.bearer)
 
 
+@pytest.mark.parametrize("overlap", [0, HOUR])
+async def test_revoking_a_token_by_its_id_ends_what_it_has_made_of_itself_by_rotation(plane, root, overlap):
+    first = await root.issue("web", "ci", ISSUE)
+    second = await rotate(root.holding(first.bearer), "ci", overlap_seconds=overlap)
+    third = await rotate(root.holding(second.bearer), "ci", overlap_seconds=overlap)
+
+    await root.ask(token.revoke_by_id, id=first.token.id)
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(third.bearer)
+
+
+async def test_revoking_the_old_one_by_its_id_leaves_what_an_operator_has_made_of_it(plane, root):
+    old = await root.issue("web", "ci")
+    new = await rotate(root, "ci")
+
+    await root.ask(token.revoke_by_id, id=old.token.id)
+
+    assert (await plane.resolve(new.bearer)).name == "ci"
+
+
+async def test_rotating_anothers_token_takes_the_right_to_delete(plane, root):
+    old = await root.issue("web", "ci")
+    await root.add_user("ann")
+    await root.grant("creators", "User:ann", ISSUE, project="web")
+    ann = await plane.login("ann")
+    await ann.issue("web", "own")
+
+    with pytest.raises(Forbidden, match="the right to delete it"):
+        await rotate(ann, "ci", overlap_seconds=0)
+
+    assert (await plane.resolve(old.bearer)).name == "ci"
+    assert (await rotate(ann, "own")).token.status == "active"
+
+
 async def test_revoking_the_name_ends_the_rotated_one_as_well(plane, root):
     old = await root.issue("web", "ci")
     new = await rotate(root, "ci")

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from mcpctl.bus.conditions import Condition, UnreadableArguments, read_arguments, unmet
+from mcpctl.bus.conditions import READ_BYTES, Condition, UnreadableArguments, read_arguments, unmet
 from mcpctl.bus.contracts.rbac import Binding, Definition, Scope
 
 
@@ -333,6 +333,46 @@ def test_every_layer_must_grant_and_one_binding_of_it_is_enough():
         Scope(layers=((bound, binding(repo={"equals": "b"})),)).why_not_run("github", "x", lambda: {"repo": "b"})
         is None
     )
+
+
+def test_arguments_are_read_once_however_many_bindings_have_conditions():
+    layer = tuple(
+        Binding.parse(f'role:run,resource:tools,name:git/*,when:{{"repo":{{"equals":"r{n}"}}}}') for n in range(50)
+    )
+    read = []
+
+    def arguments():
+        read.append(1)
+        return {"repo": "r49"}
+
+    assert Scope(layers=(layer, layer)).why_not_run("git", "push", arguments) is None
+    assert len(read) == 1
+
+
+def test_arguments_beyond_the_size_on_which_conditions_are_tested_are_refused():
+    with pytest.raises(UnreadableArguments, match="longer than"):
+        read_arguments(b'{"repo":"' + b"a" * READ_BYTES + b'"}')
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"opts": {"repo": "acme/x"}, "opts.repo": "evil/x"},
+        {"opts": {"repo": "acme/x"}, "Opts.Repo": "evil/x"},
+        {"opts.repo": "acme/x"},
+    ],
+)
+def test_a_member_that_is_named_like_the_whole_path_does_not_sidestep_a_condition(arguments):
+    conditions = Binding.parse('role:run,resource:tools,when:{"opts.repo":{"glob":"acme/*"}}').when
+
+    assert unmet(conditions, arguments) is not None
+    assert unmet(conditions, {"opts": {"repo": "acme/x"}, "repo": "y"}) is None
+
+
+@pytest.mark.parametrize("value", ["acme/../evil", "acme/..", "acme/x\\..\\evil", "acme/x\n", "acme/\x00", "acme/\x7f"])
+def test_a_glob_fits_no_path_that_climbs_and_no_control_character(value):
+    assert not Condition(glob="acme/*").fits(value)
+    assert Condition(glob="acme/*").fits("acme/a..b")
 
 
 def test_what_another_layer_asks_of_the_arguments_is_not_told():
