@@ -10,7 +10,6 @@ import structlog
 from pydantic import ValidationError
 
 from mcpctl.actors.settings import ActorSettings
-from mcpctl.actors.storage import NewerDatabase
 from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, first_fault
 from mcpctl.bus.contract import Role
@@ -92,7 +91,7 @@ def main(names: list[str]) -> int:
         print(f"Error: setting MCPCTL_{name.upper()}: {fault}", file=sys.stderr)
     except OSError as error:
         print(f"Error: {error.filename}: {error.strerror}" if error.filename else f"Error: {error}", file=sys.stderr)
-    except (BusError, NewerDatabase) as error:
+    except BusError as error:
         print(f"Error: {error}", file=sys.stderr)
     return 1
 

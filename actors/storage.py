@@ -30,7 +30,7 @@ READERS = 4
 """Threads that read beside the one that writes."""
 
 
-class NewerDatabase(Exception):
+class NewerDatabase(OSError):
     """The database was written by a newer version of the program."""
 
 

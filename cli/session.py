@@ -10,6 +10,7 @@ import structlog
 from pydantic import ValidationError
 
 from mcpctl.bus.bearer import kind_of
+from mcpctl.bus.connection import Bus, first_fault
 from mcpctl.bus.contract import Call, Message
 from mcpctl.bus.errors import BusError, Unauthenticated, Unavailable
 from mcpctl.bus.identity import AdmittedIdentity
@@ -17,11 +18,6 @@ from mcpctl.bus.nats_url import checked_url, trust
 from mcpctl.cli.context import Config, Context
 from mcpctl.cli.errors import USAGE, CliError, NotLoggedIn
 from mcpctl.cli.explain import explain, humane
-from mcpctl.cli.lazy_modules import import_lazily
-
-import_lazily("aiohttp")  # nats-py imports it (0.1 s) and uses it for ws:// alone
-
-from mcpctl.bus.connection import Bus, first_fault  # noqa: E402
 
 R = TypeVar("R", bound=Message)
 

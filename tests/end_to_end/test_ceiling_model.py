@@ -28,9 +28,10 @@ from tests.end_to_end.ceiling_model import (
     powers,
     shown,
 )
+from tests.scale import SCALE
 
 SEEDS = st.integers(0, 2**32)
-SEQUENCES, STEPS = 12, 80
+SEQUENCES, STEPS = 5 * SCALE, 80
 EVERY = 4
 """Steps from one comparison with the real actors to the next; at the end everybody is compared."""
 

@@ -14,12 +14,13 @@ import pytest_asyncio
 from mcpctl.bus.bearer import digest
 from mcpctl.bus.contracts import token
 from mcpctl.gateway.rest.routes import BASE, routes
+from tests.scale import SCALE
 from tests.system import System
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")
-SECONDS = 180
+SECONDS = 180 * SCALE
 
 CONFIG = """
 seed = 20261122
@@ -34,7 +35,7 @@ unexpected-methods = ["PUT", "TRACE"]
 
 [phases.stateful]
 enabled = {stateful}
-generation.max-examples = 25
+generation.max-examples = {chains}
 
 [auth.openapi.bearer]
 bearer = "${{REST_BEARER}}"
@@ -79,7 +80,7 @@ async def explore(system, folder, bearer, *options, examples, stateful=False, mo
     config, report = folder / "schemathesis.toml", folder / "report.har"
     url = system.url + BASE
     flag = "true" if stateful else "false"
-    config.write_text(CONFIG.format(url=url, examples=examples, stateful=flag, more=more))
+    config.write_text(CONFIG.format(url=url, examples=examples * SCALE, chains=8 * SCALE, stateful=flag, more=more))
     # The bearer is in the environment and the report without it: neither argv nor a log shows it.
     process = await asyncio.create_subprocess_exec(
         str(PROGRAM),
@@ -130,7 +131,7 @@ async def test_an_admins_session_finds_no_500_and_no_undocumented_answer(system,
     # Links between operations lead to what is there: the admin would be deleted, disabled, or logged out.
     kept = excluding("token_logout", "token_delete_user", "token_edit_user")
 
-    found = await explore(system, tmp_path, session.bearer, *kept, examples=3, stateful=True)
+    found = await explore(system, tmp_path, session.bearer, *kept, examples=2, stateful=True)
 
     assert set(found) == {route.operation_id for route in routes()} - set(kept)
     lists = {route.operation_id for route in routes() if route.method == "GET" and "{" not in route.path}
@@ -148,7 +149,7 @@ async def test_what_an_admin_may_do_to_itself_is_explored_by_a_service_account(s
     only = ("token_logout", "token_delete_user", "token_edit_user")
 
     found = await explore(
-        system, tmp_path, bearer, *(word for name in only for word in ("--include-operation-id", name)), examples=10
+        system, tmp_path, bearer, *(word for name in only for word in ("--include-operation-id", name)), examples=5
     )
 
     assert set(found) == set(only)
@@ -163,7 +164,7 @@ async def test_an_mcptoken_finds_no_500_and_no_undocumented_answer(system, tmp_p
     kept = excluding("token_revoke_by_id", "token_revoke", "token_delete", "token_rotate", "catalog_delete_project")
 
     # What every operation makes of odd requests, the admin has tried: here it is enough to come with this bearer.
-    found = await explore(system, tmp_path, bearer, *kept, "--phases", "fuzzing", examples=6, more=own)
+    found = await explore(system, tmp_path, bearer, *kept, "--phases", "fuzzing", examples=3, more=own)
 
     reached = (
         "token_whoami",
