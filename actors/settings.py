@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mcpctl.bus.contracts.catalog import demand_http
+from mcpctl.bus.names import Label
 
 
 class ActorSettings(BaseSettings):
@@ -28,6 +31,22 @@ class ActorSettings(BaseSettings):
     bus_anonymous_edge: bool = Field(False, description="Admit gateways that present no credential.")
     token_positive_ttl_ms: int = Field(30_000, ge=0, description="How long the router keeps a resolved bearer.")
     token_negative_ttl_ms: int = Field(5_000, ge=0, description="How long the router keeps a refused bearer.")
+    token_ungate_ttl_ms: int = Field(
+        3_600_000, ge=1000, le=86_400_000, description="How long a bearer stays through a gate once it was opened."
+    )
+    llm_base_url: str | None = Field(
+        None,
+        description="Chat-completions endpoint that chooses prompts in gated projects without an `llm` of their own.",
+    )
+    llm_model: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        validate_default=True,
+        description="The model to ask for at `MCPCTL_LLM_BASE_URL`.",
+    )
+    llm_secret_ref: Label | None = Field(None, description="The secret that holds the key of `MCPCTL_LLM_BASE_URL`.")
+    llm_timeout_ms: int = Field(5_000, ge=100, le=30_000, description="How long to wait for that model's choice.")
     upstream_timeout_ms: int = Field(120_000, ge=100, description="Longest wait for an upstream's answer to a call.")
     list_timeout_ms: int = Field(5_000, ge=100, description="Longest wait for one upstream's part of a merged list.")
     stdio_idle_ms: int = Field(600_000, ge=1000, description="A stdio server without calls for so long is stopped.")
@@ -36,3 +55,17 @@ class ActorSettings(BaseSettings):
     @property
     def keys(self) -> Path:
         return self.nats_keys or self.data_dir / "nats" / "keys"
+
+    @field_validator("llm_base_url")
+    @classmethod
+    def _is_http(cls, url: str | None) -> str | None:
+        if url is not None:
+            demand_http(url, "it", "MCPCTL_LLM_SECRET_REF")
+        return url
+
+    @field_validator("llm_model")
+    @classmethod
+    def _is_named(cls, model: str | None, info: ValidationInfo) -> str | None:
+        if model is None and info.data.get("llm_base_url") is not None:
+            raise ValueError("is missing beside MCPCTL_LLM_BASE_URL")
+        return model

@@ -131,6 +131,8 @@ class Actor:
                 if call.needs is not None and isinstance(request, Authorized):
                     verdict = await self.decide(request.bearer, call.needs, *_target(request, call.needs))
                     _granted(verdict)
+                    if call.needs.beside is not None:
+                        await self.authorize(request.bearer, call.needs.beside, None, None)
                 answer: Message = await handler(request, Caller(caller, verdict))
             except BusError as error:
                 await self._note(call, request, verdict, error)

@@ -18,7 +18,7 @@ ACTORS: tuple[Role, ...] = ("token", "rbac", "catalog", "session", "router", "au
 class Message(BaseModel):
     """A control-plane message: frozen; unknown fields are ignored, so that versions can run side by side."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True)
 
 
 BearerText = Annotated[str, Field(repr=False, description="The bearer on whose authority this is asked.")]
@@ -89,20 +89,22 @@ class Need:
     """The right that a call demands of its bearer: a verb on a resource, or an operation.
 
     In the request's `project` and on its `name`. The RbacEvaluator is asked before the handler runs. None of these
-    where a handler decides by itself.
+    where a handler decides by itself. `beside` is another right that it takes as well.
     """
 
     verb: Literal["view", "create", "edit", "delete", "run"]
     resource: str | None = None
     operation: str | None = None
+    beside: "Need | None" = None
 
     @classmethod
-    def to_operate(cls, operation: str) -> "Need":
-        """Return the need of an operation such as `backup`."""
-        return cls("run", operation=operation)
+    def to_operate(cls, operation: str, *beside: str) -> "Need":
+        """Return the need of an operation such as `backup`, and of others beside it."""
+        return cls("run", operation=operation, beside=cls.to_operate(*beside) if beside else None)
 
     def __str__(self) -> str:
-        return f"{self.verb} on {self.resource}" if self.operation is None else f"operation {self.operation}"
+        own = f"{self.verb} on {self.resource}" if self.operation is None else f"operation {self.operation}"
+        return own if self.beside is None else f"{own} and {self.beside}"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from mcpctl.bus.contract import ACTORS, PREFIX, Call, Event, Role, declared
-from mcpctl.bus.contracts import CONTRACTS, audit
+from mcpctl.bus.contracts import audit
+from mcpctl.bus.contracts.every import CONTRACTS
 from mcpctl.bus.identity import INBOX, SERVICE_INBOX, inbox_of
 from mcpctl.bus.peer_frames import EVERY_GATEWAY
 

@@ -105,6 +105,18 @@ class Streams:
             headers = headers | {TTL: f"{ttl}s"}
         return int((await self._request(subject, data, headers))["seq"])
 
+    async def subjects(self, stream: str, fitting: str) -> list[str]:
+        """Return the subjects that fit and have messages, in their order. Raises `NotFound`, `Unavailable`."""
+        found: dict[str, None] = {}
+        offset = 0
+        while True:
+            answer = await self.ask(f"STREAM.INFO.{stream}", {"subjects_filter": fitting, "offset": offset})
+            page = answer["state"].get("subjects") or {}
+            found.update(dict.fromkeys(page))
+            offset += len(page)  # the server tells `total` where one answer does not hold them all
+            if not page or offset >= answer.get("total", 0):
+                return sorted(found)
+
     async def purge(self, stream: str, subject: str) -> None:
         """Remove all messages of the subjects that fit. Raises `NotFound`, `Unavailable`."""
         await self.ask(f"STREAM.PURGE.{stream}", {"filter": subject})

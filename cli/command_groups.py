@@ -46,7 +46,9 @@ class Group(TyperGroup):
         name = args[0]
         command = self.get_command(ctx, name)
         if command is None:
-            near = get_close_matches(name, self.list_commands(ctx), n=1)
+            commands = self.list_commands(ctx)
+            swapped = [each for each in commands if sorted(each) == sorted(name)]
+            near = swapped or get_close_matches(name, commands, n=1)
             hint = f"did you mean {near[0]}?" if near else f"see {ctx.command_path} --help"
             raise CliError(f'no command "{ctx.command_path} {name}": {hint}', USAGE)
         return command.name, command, args[1:]

@@ -2,17 +2,18 @@
 
 import asyncio
 import shlex
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from mcpctl.bus.contract import Call
 from mcpctl.bus.contracts import catalog, rbac, token
-from mcpctl.bus.contracts.catalog import ProjectSpec, ServerSpec
+from mcpctl.bus.contracts.catalog import GateSpec, ProjectSpec, ServerSpec
 from mcpctl.bus.contracts.rbac import Definition
 from mcpctl.cli.bindings import as_token_ids, parse_bindings, refuse_old_forms, with_token_ids
 from mcpctl.cli.command_groups import NounGroup
+from mcpctl.cli.create_prompt import prompt
 from mcpctl.cli.create_token import mcptoken, serviceaccount_token
+from mcpctl.cli.creating import create_one, print_created
 from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.given import ask_password, assignments, given_secret
 from mcpctl.cli.labels import parse_labels
@@ -20,6 +21,7 @@ from mcpctl.cli.mcp_servers import looks_secret
 from mcpctl.cli.options import (
     ContextName,
     Description,
+    GateForm,
     LabelOption,
     NamingForm,
     NewName,
@@ -28,7 +30,7 @@ from mcpctl.cli.options import (
     Output,
     Project,
 )
-from mcpctl.cli.output import Format, note, print_data, say
+from mcpctl.cli.output import Format, note
 from mcpctl.cli.session import checked, session
 
 app = typer.Typer(cls=NounGroup, rich_markup_mode=None, add_completion=False)
@@ -52,6 +54,10 @@ def project(
     max_token_ttl: Annotated[
         str | None, typer.Option(metavar="TIME", help="The longest that its mcptokens may last: 90d, 12h.")
     ] = None,
+    gate: Annotated[
+        GateForm | None,
+        typer.Option(help="Brief agents before they act: a call gets the briefing with its result, or is refused."),
+    ] = None,
     labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
@@ -63,6 +69,7 @@ def project(
       mcpctl create project demo --server time --server git
       mcpctl create project growing --server time --naming prefix
       mcpctl create project shop --max-token-ttl 90d --label team=shop
+      mcpctl create project careful --server git --gate brief
     """  # noqa: D301 - \b keeps the examples' lines apart
     spec = checked(
         ProjectSpec,
@@ -72,8 +79,9 @@ def project(
         servers=tuple(servers or ()),
         naming=naming,
         max_token_ttl=max_token_ttl,
+        gate=None if gate is None else GateSpec(mode=gate.value),
     )
-    _create(catalog.create_project, "project", name, output, context, spec=spec)
+    create_one(catalog.create_project, "project", name, output, context, spec=spec)
 
 
 @app.command()
@@ -124,7 +132,7 @@ def server(
     for member, value in (spec.headers | spec.env).items():
         if looks_secret(member, value):
             note(f"{member} is kept in clear and shown to who may see the server: better {member}=secret:NAME")
-    _create(catalog.create_server, "server", name, output, context, spec=spec, projects=tuple(projects or ()))
+    create_one(catalog.create_server, "server", name, output, context, spec=spec, projects=tuple(projects or ()))
 
 
 @app.command()
@@ -150,7 +158,7 @@ def secret(
     if not value:
         raise CliError("the value is empty", USAGE)
     members = {"value": value, "replace": replace, "labels": parse_labels(labels)}
-    _create(catalog.create_secret, "secret", name, output, context, **members)
+    create_one(catalog.create_secret, "secret", name, output, context, **members)
 
 
 @app.command()
@@ -172,7 +180,7 @@ def user(
     """  # noqa: D301 - \b keeps the examples' lines apart
     members = {"groups": tuple(groups or ()), "labels": parse_labels(labels)}
     password = ask_password(from_stdin=password_stdin, repeat=True)
-    _create(token.create_user, "user", name, output, context, password=password, **members)
+    create_one(token.create_user, "user", name, output, context, password=password, **members)
 
 
 @app.command()
@@ -198,7 +206,7 @@ def group(
     for member in members or ():
         demand_member("--member", member)
     given = {"members": tuple(members or ()), "groups": tuple(groups or ()), "description": description}
-    _create(token.create_group, "group", name, output, context, labels=parse_labels(labels), **given)
+    create_one(token.create_group, "group", name, output, context, labels=parse_labels(labels), **given)
 
 
 @app.command()
@@ -217,7 +225,7 @@ def serviceaccount(
       mcpctl create serviceaccount build --group robots --description 'The build farm'
     """  # noqa: D301 - \b keeps the examples' lines apart
     members = {"groups": tuple(groups or ()), "description": description, "labels": parse_labels(labels)}
-    _create(token.create_service_account, "serviceaccount", name, output, context, **members)
+    create_one(token.create_service_account, "serviceaccount", name, output, context, **members)
 
 
 @app.command("rbac")
@@ -263,7 +271,7 @@ def definition(
         bindings=parse_bindings(bindings),
     )
     defined = asyncio.run(_define(granted, subjects, context))
-    _print_created("rbac", name, defined, output)
+    print_created("rbac", name, defined, output)
 
 
 async def _define(granted: Definition, subjects: list[str], context: str | None) -> Definition:
@@ -290,26 +298,7 @@ def _words(command: str | None) -> tuple[str, ...]:
         raise CliError(f"--command is not a command line: {str(error).lower()}", USAGE) from error
 
 
-def _create(call: Call[Any, Any], noun: str, name: str, output: Format, context: str | None, /, **members: Any) -> None:
-    _print_created(noun, name, asyncio.run(_ask(call, context, {"name": name, **members})), output)
-
-
-def _print_created(noun: str, name: str, created: Any, output: Format) -> None:
-    if output is Format.NAME:
-        say(f"{noun}/{name}")
-    elif output is Format.TABLE:
-        say(f'{noun} "{name}" created')
-    else:
-        from mcpctl.cli.manifests import document  # noqa: PLC0415 - tables do without
-
-        print_data(document(noun, created), output)
-
-
-async def _ask(call: Call[Any, Any], context: str | None, members: dict[str, Any]) -> Any:
-    async with session(context) as opened:
-        return await opened.ask(call, **members)
-
-
+app.command()(prompt)
 app.command()(mcptoken)
 app.command("serviceaccounttoken")(serviceaccount_token)
 app.command("serviceaccount-token", hidden=True)(serviceaccount_token)

@@ -15,19 +15,21 @@ import yaml
 
 from mcpctl.bus.contracts import token
 from mcpctl.bus.errors import BusError
+from mcpctl.cli import nested
 from mcpctl.cli.create import demand_member
 from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.explain import explain
 from mcpctl.cli.finding import one, targets
 from mcpctl.cli.given import ask_password
-from mcpctl.cli.manifests import document, read
-from mcpctl.cli.options import ContextName, NamingForm, Noun, Project
+from mcpctl.cli.manifests import KINDS, document, read
+from mcpctl.cli.options import ContextName, GateChange, NamingForm, Noun, Project
 from mcpctl.cli.output import note, say
 from mcpctl.cli.resources import Resource
 from mcpctl.cli.session import Session, session
 from mcpctl.cli.specs import send, spec_of
 from mcpctl.cli.yaml_documents import Path as Place
 from mcpctl.cli.yaml_documents import YamlDocument, parse
+from mcpctl.cli.yaml_text import dumped
 
 Document = dict[str, Any]
 
@@ -80,6 +82,9 @@ def edit(
     naming: Annotated[
         NamingForm | None, typer.Option(help="project: its tools' names, plain or PREFIX__TOOL. Agents see new names.")
     ] = None,
+    gate: Annotated[
+        GateChange | None, typer.Option(help="project: what a tool call meets before a briefing; off takes it away.")
+    ] = None,
     add: Annotated[
         list[str] | None, typer.Option("--add", metavar="KIND:NAME", help="group: a new member, User:ann; repeatable.")
     ] = None,
@@ -105,6 +110,8 @@ def edit(
       mcpctl edit server time
       mcpctl edit project demo --set 'servers=[time,git]' --set description='For the shop'
       mcpctl edit project demo --naming prefix
+      mcpctl edit project demo --gate brief --set gate.budget=8192
+      mcpctl edit prompt style --set priority=9 --set 'tags=[python,review]'
       mcpctl edit group devs --add User:bob --remove User:ann
       mcpctl edit user ann --add-group devs
       mcpctl edit user ann --password-stdin < password.txt
@@ -117,6 +124,10 @@ def edit(
         if resource.name != "project":
             raise CliError("--naming is for a project", USAGE)
         changes = [*(changes or ()), f"naming={naming.value}"]
+    if gate is not None:
+        if resource.name != "project":
+            raise CliError("--gate is for a project", USAGE)
+        changes = [gate.change, *(changes or ())]
     membership = Membership(*(tuple(given or ()) for given in (add, remove, add_group, remove_group)))
     membership.check(resource)
     if password_stdin and (resource.name != "user" or changes or membership):
@@ -174,7 +185,7 @@ def _shown(resource: Resource, item: Any) -> Document:
 
 
 async def _edit_in_editor(opened: Session, resource: Resource, name: str, item: Any) -> None:
-    text = yaml.safe_dump(_shown(resource, item), sort_keys=False, allow_unicode=True)
+    text = dumped(_shown(resource, item))
     file = _write_for_editor(resource, name, text)
     edited = await asyncio.to_thread(_run_editor, file)
     if edited == text:
@@ -209,26 +220,39 @@ def _parse(text: str) -> YamlDocument:
 def with_changes(document: Document, changes: list[str]) -> Document:
     """Return the document with `path=value` applied: dots lead into mappings, null removes.
 
-    Lists, mappings, true, false, null and what is quoted are read as YAML; all else is text, numbers too.
-    Raises `CliError` for a path that leads nowhere.
+    Lists, mappings, true, false, null, what is quoted and the value of a member that is a number are read as YAML; all
+    else is text. Raises `CliError` for a path that leads nowhere.
     """
     changed: Document = yaml.safe_load(yaml.safe_dump(document))
     for change in changes:
         path, equals, text = change.partition("=")
-        *way, last = path.split(".", 1)
-        if not equals or not last or not all(way):
+        steps, shape = _steps(document, path)
+        if not equals or not all(steps):
             raise CliError("--set takes PATH=VALUE, for example description='new text' or headers.X-Team=core", USAGE)
+        *way, last = steps
         place = changed
         for step in way:
             place = place.setdefault(step, {})
             if not isinstance(place, dict):
                 raise CliError(f"--set {path}: {step} holds no members", USAGE)
-        value = _yaml(text, f"--set {path}") if text[:1] in YAML_BEGINS or text in YAML_WORDS else text
+        as_yaml = text[:1] in YAML_BEGINS or text in YAML_WORDS or shape in (int, float)
+        value = _yaml(text, f"--set {path}") if as_yaml else text
         if value is None:
             place.pop(last, None)
         else:
             place[last] = value
     return changed
+
+
+def _steps(document: Document, path: str) -> tuple[list[str], Any]:
+    """Return the keys of a path, and the type of what it leads to where that is known.
+
+    The names in a mapping may have dots in them: what follows the mapping is one key.
+    """
+    key, dot, rest = path.partition(".")
+    kind = KINDS.get(document.get("kind", ""))
+    further, shape = nested.steps(kind.shape(key) if kind else None, rest) if dot else ([], kind and kind.shape(key))
+    return [key, *further], shape
 
 
 def _yaml(text: str, where: str) -> Any:

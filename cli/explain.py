@@ -7,6 +7,9 @@ from mcpctl.bus.errors import BadRequest, BusError, DeadlineExceeded, Forbidden,
 from mcpctl.bus.names import LABEL_PATTERN, USER_PATTERN
 from mcpctl.cli.errors import REFUSED, UNAVAILABLE, USAGE, CliError, NotLoggedIn
 
+TAG_PATTERN = r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$"
+"""That of a prompt's tags, whose contract takes long to load."""
+
 ENDED = ("expired", "revoked", "unknown")
 """What `Unauthenticated` says of a bearer that no longer works."""
 
@@ -20,6 +23,7 @@ WORDS = {
     f"String should match pattern '{USER_PATTERN.removesuffix(chr(92) + 'Z')}$'": (
         "must be letters, digits and inner . _ @ + -"
     ),
+    f"String should match pattern '{TAG_PATTERN}'": "must be 1 to 63 of a-z, 0-9 and inner . _ -",
 }
 
 MEANINGS: dict[type[BusError], tuple[str, int]] = {

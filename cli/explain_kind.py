@@ -1,6 +1,7 @@
 """`mcpctl explain`: the fields of a document, as its specification declares them."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import NoneType, UnionType
@@ -13,7 +14,8 @@ from pydantic_core import PydanticUndefined
 
 from mcpctl.bus import names
 from mcpctl.cli.errors import USAGE, CliError
-from mcpctl.cli.manifests import KINDS, Kind, camel
+from mcpctl.cli.manifests import KINDS, Kind
+from mcpctl.cli.nested import key_of
 from mcpctl.cli.output import print_table, say
 from mcpctl.cli.resources import NOUNS, find
 
@@ -37,6 +39,7 @@ KIND_MEANINGS: Mapping[str, str] = {
     "secret": "A value that servers use, sealed: its name is shown, never itself.",
     "server": "An upstream MCP server, reached by URL or started by command.",
     "project": "What agents connect to: the servers that its mcptokens may be given.",
+    "prompt": "What agents should know: chosen by the tags and words of a task, when a gate briefs them.",
     "group": "Users, service accounts and groups that are granted the same.",
     "user": "Somebody who logs in with a password.",
     "serviceaccount": "An owner of bearers that is no person.",
@@ -53,6 +56,23 @@ MEANINGS: Mapping[str, str] = {
     "project.servers": "Servers that it offers, in the order in which their tools are listed.",
     "project.naming": "How agents see its tools: plain (of one server alone) or prefix, which is PREFIX__TOOL.",
     "project.maxTokenTtl": "The longest that an mcptoken of the project may last.",
+    "project.gate": "Briefs agents before they act; where none is given, they have the tools at once.",
+    "project.gate.mode": "What a call gets before a briefing: brief (it, and its result), refuse or strict (an error).",
+    "project.gate.budget": "Size of the prompts in one briefing at the most, in bytes.",
+    "project.gate.exempt": "Tools that are listed and called as if there were no gate: SERVER/TOOL, or a glob.",
+    "project.gate.llm": "Model that chooses the prompts of a briefing, over the chat completions API.",
+    "project.gate.llm.baseUrl": "What stands before /chat/completions: https://api.example.com/v1.",
+    "project.gate.llm.model": "Name of the model, as the endpoint knows it.",
+    "project.gate.llm.secretRef": "Secret that holds the endpoint's key, if it takes one.",
+    "project.gate.llm.timeoutMs": "Milliseconds to wait for its choice; then tags and words decide.",
+    "prompt.project": "The project in which it counts; all projects where none is given.",
+    "prompt.tags": "What a task is about that needs it.",
+    "prompt.priority": "Weight among those that fit, 1 to 10; one of 10 is in every briefing.",
+    "prompt.summary": "What it says, in one line, for agents to choose by.",
+    "prompt.content": "What agents are given, in Markdown.",
+    "prompt.resource": "MCP resource that supplies the content; content is what is given when it cannot be read.",
+    "prompt.resource.server": "Server of the resource, one of the project's.",
+    "prompt.resource.uri": "URI of the resource.",
     "server.url": "Streamable HTTP endpoint; either this or command.",
     "server.headers": "Headers to send to url; secret:NAME stands for the value of a secret.",
     "server.command": "Command that speaks MCP on stdio, word by word; either this or url.",
@@ -73,7 +93,7 @@ MEANINGS: Mapping[str, str] = {
     "rbac.roleBindings.action": "An operation, for the role run: logs, backup, restore, ...",
     "rbac.roleBindings.when": "What the arguments of a tool call must be, by their names.",
     "rbac.roleBindings.when.equals": "It is exactly this.",
-    "rbac.roleBindings.when.oneOf": "It is one of these.",
+    "rbac.roleBindings.when.in": "It is one of these.",
     "rbac.roleBindings.when.glob": "It is a text that fits this glob: acme/*.",
     "rbac.roleBindings.when.min": "It is a number, this at the least.",
     "rbac.roleBindings.when.max": "It is a number, this at the most.",
@@ -141,8 +161,14 @@ def explain(
         say(f"{found.name}: {KIND_MEANINGS[found.name]}")
     else:
         say(f"{field.path} <{field.shape}>{_marks(field)}\n  {field.meaning}")
+    _print_below(fields, "  ")
+
+
+def _print_below(fields: Iterable[Shown], indent: str) -> None:
+    """Print fields, and below each of them those that are in it."""
     for each in fields:
-        say(f"\n  {each.name} <{each.shape}>{_marks(each)}\n    {each.meaning}")
+        say(f"\n{indent}{each.name} <{each.shape}>{_marks(each)}\n{indent}  {each.meaning}")
+        _print_below(fields_below(each), f"{indent}  ")
 
 
 def _marks(field: Shown) -> str:
@@ -180,7 +206,7 @@ def _fields(
     for member, info in model.model_fields.items():
         if member in hidden:
             continue
-        own = f"{path}.{(keys or {}).get(member) or camel(member)}"
+        own = f"{path}.{(keys or {}).get(member) or key_of(member, info)}"
         shape = hints[member]
         yield Shown(own, type_words(shape), info.is_required(), _default(info), _meaning(own, info), _inner(shape))
 
@@ -210,7 +236,7 @@ def type_words(shape: Any) -> str:
     match get_origin(shape):
         case None:
             model = isinstance(shape, type) and issubclass(shape, BaseModel)
-            words = shape.__name__.lower() if model else WORDS.get(shape, "value")
+            words = _model_words(shape.__name__) if model else WORDS.get(shape, "value")
         case origin if origin is Annotated:
             words = type_words(inner[0])
         case origin if origin in (Union, UnionType):
@@ -222,6 +248,11 @@ def type_words(shape: Any) -> str:
         case _:
             words = f"list of {type_words(inner[0])}"
     return words
+
+
+def _model_words(name: str) -> str:
+    """Return the name of a model as words: `GateSpec` is a gate, `PromptResource` a prompt resource."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", name.removesuffix("Spec")).lower()
 
 
 def _inner(shape: Any) -> type[BaseModel] | None:

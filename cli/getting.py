@@ -156,7 +156,7 @@ async def _get_all(
     printed = False
     async with session(context) as opened:
         for resource in RESOURCES:
-            if resource.lister is not None:
+            if resource.data is not None:
                 continue
             wanted = Wanted(resource, (), project, selector, None, everything)
             try:

@@ -30,14 +30,14 @@ async def filled(opened: Session, wanted: Wanted, items: Sequence[Any]) -> list[
 
 
 async def documents(opened: Session, resource: Resource, items: Sequence[Any]) -> list[Any]:
-    """Return items as what `apply` takes, and tools as their servers describe them.
+    """Return items as what `apply` takes; tools as their servers describe them, and gates as what is known of them.
 
     The bindings of mcptokens are asked for.
     """
-    from mcpctl.cli.manifests import KINDS, document  # noqa: PLC0415 - tables do without
+    from mcpctl.cli.manifests import document  # noqa: PLC0415 - tables do without
 
-    if resource.name not in KINDS:
-        return [{"kind": resource.name, "project": item.project, "server": item.server, **item.tool} for item in items]
+    if resource.data is not None:
+        return [resource.data(item) for item in items]
     if resource.name != "mcptoken":
         return [document(resource.name, item) for item in items]
     bound = await _bindings(opened, items)

@@ -32,6 +32,7 @@ class Program(LazyGroup):
         Command("call", AGENTS, "Call a tool", "mcpctl.cli.call:app"),
         Command("logs", AGENTS, "Show what a server writes to stderr", "mcpctl.cli.logs:app"),
         Command("mcp", AGENTS, "Serve a project over stdio", "mcpctl.cli.bridge:mcp"),
+        Command("gate", AGENTS, "Have agents briefed again", "mcpctl.cli.gate:app"),
         Command("test", AGENTS, "Try an MCP endpoint", "mcpctl.cli.endpoint_command:app"),
         Command("audit", AGENTS, "Show what was done and decided, or follow it", "mcpctl.cli.audit:app"),
         Command("login", TOKENS, "Log in with a password", "mcpctl.cli.auth:login"),

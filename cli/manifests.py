@@ -1,15 +1,15 @@
 """Resources as documents: what `get -o yaml` prints, and what `apply` and `edit` take.
 
-A document is a `kind`, the members of its specification (in camelCase), and a `status` of read-only facts, which is
-not taken.
+A document is a `kind`, the members of its specification (in camelCase, at every depth), and a `status` of read-only
+facts, which is not taken.
 """
 
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path as FilePath
+from typing import Any, get_type_hints
 
 import orjson
 from pydantic import ValidationError
@@ -17,9 +17,11 @@ from pydantic import ValidationError
 from mcpctl.bus.contract import Message, Ref
 from mcpctl.bus.contracts import catalog, rbac, token
 from mcpctl.bus.names import lifetime_seconds
+from mcpctl.cli import nested
 from mcpctl.cli.errors import CliError
 from mcpctl.cli.explain import humane
-from mcpctl.cli.yaml_documents import YamlDocument
+from mcpctl.cli.nested import camel
+from mcpctl.cli.yaml_documents import Path, YamlDocument
 
 Document = dict[str, Any]
 Members = dict[str, Any]
@@ -48,6 +50,11 @@ class Kind:
         """The members of the specification by their keys."""
         return {self.key(member): member for member in self.spec.model_fields if member not in self.hidden}
 
+    def shape(self, key: str) -> Any:
+        """Return the type of what a document holds under a key, None for a key that is no member's."""
+        found = get_type_hints(self.spec, include_extras=True).get(self.keys.get(key, ""))
+        return None if found is None else nested.bare(found)
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -61,10 +68,6 @@ class Manifest:
     def ref(self) -> Ref:
         project = self.spec.project if self.kind.name == "mcptoken" else None
         return Ref(kind=self.kind.name, name=self.spec.name, project=project)
-
-
-def camel(name: str) -> str:
-    return re.sub(r"_([a-z])", lambda found: found[1].upper(), name)
 
 
 def _read_token(document: YamlDocument, members: Document) -> Members:
@@ -103,7 +106,7 @@ def _read_secret(document: YamlDocument, members: Document) -> Members:
 
 def _file_text(document: YamlDocument, path: str) -> str:
     try:
-        return Path(path).read_text().removesuffix("\n").removesuffix("\r")
+        return FilePath(path).read_text().removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise document.error(("valueFrom", "file"), f"cannot read {path}: {reason}") from error
@@ -115,6 +118,7 @@ KINDS: dict[str, Kind] = {
         Kind("secret", catalog.SecretSpec, read=_read_secret),
         Kind("server", catalog.ServerSpec),
         Kind("project", catalog.ProjectSpec),
+        Kind("prompt", catalog.PromptSpec),
         Kind("group", token.GroupSpec),
         Kind("user", token.UserSpec),
         Kind("serviceaccount", token.ServiceAccountSpec),
@@ -144,13 +148,13 @@ def document(kind_name: str, item: Any, *, bindings: tuple[rbac.Binding, ...] | 
         if member in NOT_SHOWN or not hasattr(source, member):
             continue
         facts.pop(member, None)
-        value = _plain(getattr(source, member))
+        value = nested.shown(getattr(source, member))
         if member == "name" or value not in (None, "", [], {}, kind.spec.model_fields[member].default):
             members[key] = value
     if bindings is not None:
-        members[kind.key("bindings")] = _plain(bindings)
+        members[kind.key("bindings")] = nested.shown(bindings)
     members = kind.show(item, members)
-    status = {("state" if name == "status" else camel(name)): _plain(fact) for name, fact in facts.items()}
+    status = {("state" if name == "status" else camel(name)): nested.shown(fact) for name, fact in facts.items()}
     status = {name: fact for name, fact in status.items() if fact is not None}
     return members | ({"status": status} if status else {})
 
@@ -158,15 +162,6 @@ def document(kind_name: str, item: Any, *, bindings: tuple[rbac.Binding, ...] | 
 def _in_order(kind: Kind) -> list[tuple[str, str]]:
     """Return keys and members, the name first."""
     return sorted(kind.keys.items(), key=lambda pair: pair[1] != "name")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Message):
-        members = value.model_dump(mode="json", exclude_defaults=True)
-        return {camel(name): member for name, member in members.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return orjson.loads(orjson.dumps(value, option=orjson.OPT_UTC_Z))
 
 
 def read(found: YamlDocument) -> Manifest:
@@ -185,15 +180,25 @@ def read(found: YamlDocument) -> Manifest:
         if key not in known and key not in kind.hidden:
             raise found.error((key,), f"no such field of a {kind.name}: there are {', '.join(known)}")
     try:
-        named = {known.get(key, key): value for key, value in members.items()}
+        named = {
+            known.get(key, key): nested.read(kind.shape(key), value, found, (key,)) for key, value in members.items()
+        }
         spec = kind.spec.model_validate_json(orjson.dumps(named), strict=True, extra="forbid")
     except (TypeError, orjson.JSONEncodeError) as error:
         raise found.error((), "keys are texts") from error
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        path = (kind.key(str(fault["loc"][0])), *fault["loc"][1:]) if fault["loc"] else ()
+        path = _place(kind, fault["loc"])
         raise found.error(path, _expected(fault["type"], fault["msg"])) from error
     return Manifest(kind, spec, found)
+
+
+def _place(kind: Kind, location: tuple[str | int, ...]) -> Path:
+    """Return where in a document it is what the validator found at a location."""
+    if not location:
+        return ()
+    key = kind.key(str(location[0]))
+    return (key, *nested.place(kind.shape(key), location[1:]))
 
 
 EXPECTED = {
@@ -201,6 +206,7 @@ EXPECTED = {
     "string_type": "must be a text (write it in quotes)",
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
     "int_type": "must be a whole number",
     "bool_type": "must be true or false",
     "missing": "is missing",

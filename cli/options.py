@@ -16,6 +16,28 @@ class NamingForm(StrEnum):
     PREFIX = "prefix"
 
 
+class GateForm(StrEnum):
+    """`--gate`: what a call of a tool meets before the agent was briefed."""
+
+    BRIEF = "brief"
+    REFUSE = "refuse"
+    STRICT = "strict"
+
+
+class GateChange(StrEnum):
+    """`--gate` of a project that is there."""
+
+    BRIEF = "brief"
+    REFUSE = "refuse"
+    STRICT = "strict"
+    OFF = "off"
+
+    @property
+    def change(self) -> str:
+        """The same as `--set` says it."""
+        return "gate=null" if self is GateChange.OFF else f"gate.mode={self.value}"
+
+
 ContextName = Annotated[
     str | None,
     typer.Option(

@@ -87,9 +87,9 @@ def print_data(value: object, form: str) -> None:
     if form == "json":
         say(json.dumps(data, indent=2, ensure_ascii=False))
     else:
-        import yaml  # noqa: PLC0415 - 20 ms that no other output needs
+        from mcpctl.cli.yaml_text import dumped  # noqa: PLC0415 - 20 ms that no other output needs
 
-        say(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
+        say(dumped(data).removesuffix("\n"))
 
 
 def print_documents(documents: Iterable[object]) -> None:
@@ -175,6 +175,9 @@ def _details(value: object, depth: int) -> Iterable[str]:
 def _nested(item: Any, depth: int) -> Iterable[str]:
     if isinstance(item, BaseModel | Mapping):
         yield from _details(item, depth)
+    elif isinstance(item, str):
+        for line in item.splitlines():
+            yield ("  " * depth + "".join(c if c.isprintable() else " " for c in line)).rstrip()
     else:
         for part in item:
             yield "  " * depth + plain(part)
@@ -189,6 +192,8 @@ def _members(value: object) -> list[tuple[str, object]]:
 
 
 def _nests(item: object) -> bool:
+    if isinstance(item, str):
+        return "\n" in item.strip()
     return bool(item) and isinstance(item, BaseModel | Mapping | list | tuple)
 
 

@@ -24,7 +24,7 @@ class Step:
 
 
 STEPS = (
-    Step(catalog.apply, {"secret": "secrets", "server": "servers", "project": "projects"}),
+    Step(catalog.apply, {"secret": "secrets", "server": "servers", "project": "projects", "prompt": "prompts"}),
     Step(token.apply_principals, {"group": "groups", "user": "users", "serviceaccount": "service_accounts"}),
     Step(rbac.apply, {"rbac": "definitions"}),
     Step(token.apply_tokens, {"mcptoken": "tokens"}),

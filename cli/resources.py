@@ -35,7 +35,8 @@ class Resource:
 
     `instead` says what to do where a verb is not for this noun. `belongs` tells whether an item is one of a project's,
     where `-p` narrows a list that is not a project's own. `lister` (`<module>:<function>`) lists what no actor keeps;
-    `beside` adds to its items what only the wide table shows.
+    `beside` adds to its items what only the wide table shows. `data` is what JSON and YAML show of an item for which
+    there is no document: such a noun is no part of `get all`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Resource:
     key: Callable[[Any], str] = lambda item: str(item.name)
     lister: str | None = None
     beside: str | None = None
+    data: Callable[[Any], dict[str, Any]] | None = None
 
     def call(self, verb: str) -> Call[Any, Any]:
         """Return the call behind a verb. Raises `CliError` where the noun has no such verb."""
@@ -95,6 +97,11 @@ def _target(server: Any) -> str:
     return server.spec.url or shlex.join(server.spec.command)
 
 
+def _source(prompt: Any) -> str | None:
+    resource = prompt.spec.resource
+    return f"{resource.server}/{resource.uri}" if resource else None
+
+
 def _shortened(subject: str) -> str:
     """Return a subject as it fits into a table: of an mcptoken's SHA-256, the beginning tells enough."""
     return f"{subject[:21]}..." if subject.startswith("McpToken:") else subject
@@ -109,9 +116,16 @@ def _last_use(token: Any) -> datetime | None:
     return moment
 
 
+def _passage(gate: Any) -> dict[str, Any]:
+    found: dict[str, Any] = gate.model_dump(mode="json", exclude={"kind", "name", "project", "opened_by"})
+    return {"kind": "gate", "project": gate.project, "subject": gate.subject, "openedBy": gate.opened_by, **found}
+
+
 def _seconds_since(moment: datetime) -> float:
     return -moment.timestamp()
 
+
+_CLOSE = "close it with mcpctl gate close -p PROJECT SUBJECT"
 
 NAME = Column("NAME", lambda item: item.name)
 SPEC_NAME = Column("NAME", _spec_name)
@@ -131,6 +145,7 @@ RESOURCES = (
             AGE,
             Column("DESCRIPTION", lambda p: p.spec.description),
             Column("NAMING", lambda p: p.spec.naming, wide=True),
+            Column("GATE", lambda p: p.spec.gate.mode if p.spec.gate else None, wide=True),
             Column("MAX TTL", lambda p: p.spec.max_token_ttl, by=lambda p: p.spec.max_token_ttl_seconds, wide=True),
             LABELS,
         ),
@@ -167,6 +182,29 @@ RESOURCES = (
         belongs=lambda server, project: project in server.projects,
         key=_spec_name,
         beside="mcpctl.cli.server_states:with_states",
+    ),
+    Resource(
+        "prompt",
+        "prompts",
+        ("pr",),
+        (
+            SPEC_NAME,
+            Column("PROJECT", lambda p: p.spec.project or "(all)"),
+            Column("PRIORITY", lambda p: p.spec.priority),
+            Column("TAGS", lambda p: p.spec.tags),
+            AGE,
+            Column("SUMMARY", lambda p: p.spec.summary),
+            Column("RESOURCE", _source, wide=True),
+            LABELS,
+        ),
+        {
+            "list": "catalog.list_prompts",
+            "get": "catalog.get_prompt",
+            "edit": "catalog.edit_prompt",
+            "delete": "catalog.delete_prompt",
+        },
+        belongs=lambda prompt, project: prompt.spec.project in (project, None),
+        key=_spec_name,
     ),
     Resource(
         "mcptoken",
@@ -277,6 +315,33 @@ RESOURCES = (
             "watch": "each look asks its server; repeat the command",
         },
         lister="mcpctl.cli.tools:list_tools",
+        data=lambda t: {"kind": "tool", "project": t.project, "server": t.server, **t.tool},
+    ),
+    Resource(
+        "gate",
+        "gates",
+        (),
+        (
+            Column("PRINCIPAL", lambda g: g.subject),
+            Column("PROJECT", lambda g: g.project),
+            Column("SINCE", lambda g: ago(g.since), by=lambda g: g.since),
+            Column("UNTIL", lambda g: expiry(g.until) if g.until else "with its session", by=lambda g: g.until),
+            Column("OPENED BY", lambda g: g.opened_by),
+            Column("TAGS", lambda g: g.tags),
+            Column("PROMPTS", lambda g: len(g.prompts)),
+            Column("PROMPT NAMES", lambda g: g.prompts, wide=True),
+            Column("SESSION", lambda g: g.session and g.session[:12], wide=True),
+        ),
+        {"list": "gate.list_gates"},
+        instead={
+            "get": "list who is through with mcpctl get gates -p PROJECT",
+            "delete": _CLOSE,
+            "revoke": _CLOSE,
+            "edit": "a project says what its gate does: mcpctl edit project NAME",
+            "label": "who is through has no labels",
+        },
+        key=lambda gate: str(gate.subject),
+        data=_passage,
     ),
 )
 

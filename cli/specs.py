@@ -40,6 +40,7 @@ def _differences(before: Any, after: Any, _item: Any) -> Members:
 MEMBERS: dict[str, Callable[[Any, Any, Any], Members]] = {
     "project": _whole,
     "server": _whole,
+    "prompt": _whole,
     "rbac": _definition,
     "user": _differences,
     "group": _differences,

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.bus import permissions
 from mcpctl.bus.contract import ACTORS, Call, Event, Role, declared
-from mcpctl.bus.contracts import CONTRACTS
+from mcpctl.bus.contracts.every import CONTRACTS
 from mcpctl.bus.errors import BusError
 from mcpctl.gateway.settings import GatewaySettings
 

@@ -119,6 +119,8 @@ class Conversation:
             answers = await begun.answers()
             if answers is None:
                 await sink.keep_alive()
+        for message in begun.withdrawn:
+            await sink.send(message)
         begun.close()
         cut_off = self._call.cut_off
         self._call = await self._ask(legacy.with_answers(self._params, answers, result))

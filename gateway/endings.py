@@ -49,7 +49,7 @@ class Endings:
         self._requests.end_where(lambda waiting: concerns(waiting.principal), failure)
 
     def _session_changed(self, change: Change) -> None:
-        if change.action == "removed":
+        if change.kind == "session" and change.action == "removed":
             key, failure = change.key, NotFound("the session is closed")
             self._plane.end_where(lambda call: call.session == key, failure)
             self._requests.end_where(lambda waiting: waiting.session.key == key, failure)

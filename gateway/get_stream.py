@@ -171,6 +171,8 @@ class GetStreams:
             log.info("session stream not renewed", error=str(error))
 
     def _session_changed(self, change: Change) -> None:
+        if change.kind != "session":
+            return
         self._heard[change.key] = change.seq
         self._heard.move_to_end(change.key)
         if len(self._heard) > HEARD:

@@ -34,6 +34,8 @@ from mcpctl.gateway.legacy import declares
 SIGN_OF_LIFE = 15.0
 """Seconds of waiting after which the reader is woken all the same."""
 
+CANCELLED = "notifications/cancelled"
+
 ANSWER_WITHIN = 300.0
 """Seconds that a client has for its answers: as long as a router keeps the call."""
 
@@ -55,6 +57,8 @@ class Round:
     def __init__(self, requests: "ServerRequests", session: Session, principal: Principal, request_id: str) -> None:
         self.session, self.principal, self.request_id = session, principal, request_id
         self.messages: list[bytes] = []
+        self.withdrawn: list[bytes] = []
+        """Tell the client which answers nobody waits for any more (2025-11-25, basic/utilities/cancellation)."""
         self._requests = requests
         self._open: dict[str, str] = {}
         self._answers: Fields = {}
@@ -88,8 +92,10 @@ class Round:
         except TimeoutError:
             if asyncio.get_running_loop().time() < self._give_up:
                 return None
-            for named in self._open:
-                self._answers[self._open[named]] = _error(INTERNAL_ERROR, "the client did not answer in time")
+            for named, key in self._open.items():
+                self._answers[key] = _error(INTERNAL_ERROR, "the client did not answer in time")
+                params = {"requestId": named, "reason": "no answer in time"}
+                self.withdrawn.append(encode({"jsonrpc": "2.0", "method": CANCELLED, "params": params}))
         if self._failure is not None:
             raise self._failure
         return self._answers

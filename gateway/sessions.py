@@ -3,6 +3,7 @@
 from mcpctl.bus.bearer import digest
 from mcpctl.bus.cache import LeasedCache, Loaded
 from mcpctl.bus.connection import Bus
+from mcpctl.bus.contract import Change
 from mcpctl.bus.contracts import session
 from mcpctl.bus.errors import NotFound
 from mcpctl.bus.feed import Follower
@@ -17,9 +18,15 @@ class Sessions:
         self.follower = Follower(bus, session.feed)
         self._bus = bus
         self._cache: LeasedCache[str, session.Session] = LeasedCache(
-            self.follower, self._find, concerns=lambda _, found, change: found.key == change.key
+            self.follower,
+            self._find,
+            concerns=lambda _, found, change: change.kind == "session" and found.key == change.key,
         )
-        self.follower.on_change.append(lambda change: None if change.action == "created" else self._drop(change.key))
+        self.follower.on_change.append(self._changed)
+
+    def _changed(self, change: Change) -> None:
+        if change.kind == "session" and change.action != "created":
+            self._drop(change.key)
 
     def _drop(self, key: str) -> None:
         self._cache.drop(lambda _, kept: kept.key == key)

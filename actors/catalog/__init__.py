@@ -1,4 +1,4 @@
-"""The Catalog actor: projects, upstream servers and sealed secrets."""
+"""The Catalog actor: projects, upstream servers, prompts and sealed secrets."""
 
 from mcpctl.actors.catalog.actor import Catalog
 

@@ -1,4 +1,4 @@
-"""The Catalog's handlers."""
+"""The Catalog's handlers; those of prompts are a part of their own."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,6 +8,7 @@ from sqlmodel import Session
 
 from mcpctl.actors.catalog import applying, projects, runtime, sealed_secrets, servers
 from mcpctl.actors.catalog.backup import Backups
+from mcpctl.actors.catalog.prompt_calls import PromptCalls
 from mcpctl.actors.catalog.sealing import Keyring
 from mcpctl.actors.changes import ChangeFeed
 from mcpctl.actors.settings import ActorSettings
@@ -25,18 +26,19 @@ EDIT_PROJECT = Need("edit", "projects")
 
 
 class Catalog(Actor):
-    """Keeps projects, upstream servers and sealed secrets; alone it can unseal."""
+    """Keeps projects, upstream servers, prompts and sealed secrets; alone it can unseal."""
 
     role = "catalog"
     audited = frozenset(
         f"{verb}_{noun}" for verb in ("create", "edit", "delete") for noun in ("server", "project", "secret")
-    ) | {"backup", "restore"}
+    ) | {"create_prompt", "backup", "restore"}
 
     def __init__(self, bus: Bus, settings: ActorSettings) -> None:
         super().__init__(bus)
         self._settings = settings
         url = settings.database_url.get_secret_value() if settings.database_url else None
         self._store = Store(self.role, database_url(self.role, url, settings.data_dir))
+        self._model = runtime.default_model(settings)
         self._opened = AsyncExitStack()
 
     async def open(self) -> None:
@@ -50,7 +52,8 @@ class Catalog(Actor):
         self._opened.push_async_callback(publisher.close)
         self._feed = ChangeFeed(self._store, publisher, catalog.feed)
         await self._feed.open()
-        self.parts = (Backups(self._store, self._feed, self._keyring),)
+        self._prompts = PromptCalls(self, self._store, self._feed)
+        self.parts = (self._prompts, Backups(self._store, self._feed, self._keyring))
 
     async def close(self) -> None:
         await self._opened.aclose()
@@ -86,6 +89,7 @@ class Catalog(Actor):
     @handles(catalog.create_project)
     async def create_project(self, request: catalog.CreateProject, _caller: Caller) -> catalog.Project:
         await self._check_servers(request.bearer, request.spec.servers)
+        await self._check_model(request.bearer, request.spec, None)
         return await self._feed.write(lambda changing: projects.create(changing, request.spec))
 
     @handles(catalog.list_projects)
@@ -99,9 +103,10 @@ class Catalog(Actor):
     @handles(catalog.edit_project)
     async def edit_project(self, request: catalog.EditProject, _caller: Caller) -> catalog.Project:
         spec = request.spec
-        held = await self._store.read(lambda session: projects.members(session, spec.name))
-        added = frozenset(spec.servers).difference(held)
+        held = await self._store.read(lambda session: projects.get(session, spec.name).spec)
+        added = frozenset(spec.servers).difference(held.servers)
         await self._check_servers(request.bearer, sorted(added))
+        await self._check_model(request.bearer, spec, held)
         return await self._feed.write(lambda changing: projects.edit(changing, spec, request.revision, added))
 
     @handles(catalog.delete_project)
@@ -149,7 +154,7 @@ class Catalog(Actor):
 
     async def _apply(self, request: catalog.Apply) -> Applied:
         plan = await self._store.read(lambda session: applying.plan(session, request, self._keyring))
-        verdicts = [await self.authorize(request.bearer, *need) for need in plan.needs()]
+        verdicts = [await self._authorize(request.bearer, *need) for need in plan.needs()]
         if request.dry_run or plan.removed_projects:
             with suppress(applying.TakenBack):
                 await self._feed.write(lambda changing: applying.rehearse(changing, request, plan, self._keyring))
@@ -161,7 +166,7 @@ class Catalog(Actor):
         for outcome, verdict in zip(plan.outcomes, verdicts, strict=False):
             if outcome.action != "unchanged":
                 kind = f"catalog.{applying.RIGHT[outcome.action]}_{outcome.ref.kind}"
-                await self.note(kind, verdict, name=outcome.ref.name)
+                await self.note(kind, verdict, name=outcome.ref.name, project=plan.project_of(outcome.ref))
         return Applied(items=plan.outcomes)
 
     @handles(catalog.token_terms)
@@ -174,21 +179,35 @@ class Catalog(Actor):
 
     @handles(catalog.view)
     async def view(self, request: catalog.GetView, _caller: Caller) -> catalog.View:
-        await self._demand_access(request.bearer, request.project)
-        return await self._store.read(lambda session: runtime.view(session, request.project))
+        await self.demand_access(request.bearer, request.project)
+        return await self._store.read(lambda session: runtime.view(session, request.project, self._model))
 
     @handles(catalog.unseal)
     async def unseal(self, request: catalog.Unseal, _caller: Caller) -> catalog.Connection:
-        await self._demand_access(request.bearer, request.project)
+        await self.demand_access(request.bearer, request.project)
 
         def connection(session: Session) -> catalog.Connection:
             return runtime.connection(session, request.project, request.server, self._keyring)
 
         return await self._store.read(connection)
 
+    @handles(catalog.unseal_model)
+    async def unseal_model(self, request: catalog.UnsealModel, _caller: Caller) -> catalog.ModelConnection:
+        await self.demand_access(request.bearer, request.project)
+
+        def connection(session: Session) -> catalog.ModelConnection:
+            return runtime.model_connection(session, request.project, self._model, self._keyring)
+
+        return await self._store.read(connection)
+
     @handles(catalog.feed.pull)
     async def changes(self, request: PullChanges, _caller: Caller) -> Changes:
         return await self._feed.pull(request)
+
+    async def _authorize(self, bearer: str, need: Need, name: str, project: str | None) -> rbac.Verdict:
+        """Return the verdict that grants what a document takes. Raises `Forbidden`."""
+        asked = self._prompts if need.resource == "prompts" else self
+        return await asked.authorize(bearer, need, name, project)
 
     async def _revoke_tokens(self, bearer: str, project: str) -> None:
         """Revoke the tokens of a project that is about to go: one of the same name must not bring them back."""
@@ -199,6 +218,13 @@ class Catalog(Actor):
         for name in servers.references(spec):
             await self.authorize(bearer, SEE_SECRET, name, None)
 
+    async def _check_model(self, bearer: str, spec: catalog.ProjectSpec, before: catalog.ProjectSpec | None) -> None:
+        """Demand the view of the secret that a new or changed model is to be sent."""
+        model = projects.model_of(spec)
+        if model is None or model.secret_ref is None or (before is not None and projects.model_of(before) == model):
+            return
+        await self.authorize(bearer, SEE_SECRET, model.secret_ref, None)
+
     async def _check_servers(self, bearer: str, names: Iterable[str]) -> None:
         """Demand the view of each server to be added, by rights that hold outside the project too.
 
@@ -208,7 +234,7 @@ class Catalog(Actor):
         if wanted and not (await self.decide(bearer, SEE_SERVER, None, None)).allowed:  # most may see all of them
             await asyncio.gather(*(self.authorize(bearer, SEE_SERVER, name, None) for name in wanted))
 
-    async def _demand_access(self, bearer: str, project: str) -> None:
+    async def demand_access(self, bearer: str, project: str) -> None:
         """Raise `Forbidden` where the bearer may not enter the project, `Unauthenticated` for a bad bearer."""
         resolved = await self.bus.call(token.resolve, token.ResolveBearer(bearer=bearer))
         if resolved.principal.kind == "McpToken":

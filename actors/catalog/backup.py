@@ -3,8 +3,8 @@
 from sqlmodel import Session, select
 
 from mcpctl.actors import dumps
-from mcpctl.actors.catalog import projects, sealed_secrets, servers
-from mcpctl.actors.catalog.rows import TABLES, ProjectRow, SecretRow, ServerRow
+from mcpctl.actors.catalog import projects, prompts, sealed_secrets, servers
+from mcpctl.actors.catalog.rows import TABLES, ProjectRow, PromptRow, SecretRow, ServerRow
 from mcpctl.actors.catalog.sealing import Keyring
 from mcpctl.actors.changes import ChangeFeed, Changing
 from mcpctl.actors.dumps import Row
@@ -18,7 +18,7 @@ SECRET_TABLES = frozenset({"secrets", "server_secrets"})
 
 
 class Backups:
-    """Hands all projects, servers and secrets out, and takes them back."""
+    """Hands all projects, servers, prompts and secrets out, and takes them back."""
 
     def __init__(self, store: Store, feed: ChangeFeed, keyring: Keyring) -> None:
         self._store, self._feed, self._keyring = store, feed, keyring
@@ -65,6 +65,10 @@ def _demand_sound(session: Session, keyring: Keyring) -> None:
             project = projects.get(session, name).spec
             projects.demand_naming(project, None)
             projects.check_slugs(session, name)
+        for prompt in session.exec(select(PromptRow)).all():
+            what = f"prompt {prompt.name}"
+            prompts.demand_sound(prompt)
+        prompts.demand_all_servers(session)
         for secret in session.exec(select(SecretRow)).all():
             what = f"secret {secret.name}"
             catalog.SecretSpec(name=secret.name, labels=sealed_secrets.get(session, secret.name).labels)

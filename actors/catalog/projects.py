@@ -6,7 +6,8 @@ from collections.abc import Set as AbstractSet
 from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
-from mcpctl.actors.catalog.rows import MemberRow, ProjectRow, ServerRow, as_datetime, now_ms
+from mcpctl.actors.catalog import prompts
+from mcpctl.actors.catalog.rows import MemberRow, ProjectRow, SecretRow, ServerRow, as_datetime, now_ms
 from mcpctl.actors.changes import Changing
 from mcpctl.bus.contracts import catalog
 from mcpctl.bus.errors import BadRequest, Conflict, NotFound
@@ -65,6 +66,7 @@ def _shown(row: ProjectRow, servers: Sequence[str]) -> catalog.Project:
         servers=tuple(servers),
         naming=naming_of(row),
         max_token_ttl=row.max_token_ttl,
+        gate=gate_of(row),
     )
     return catalog.Project(spec=spec, revision=row.revision, created_at=as_datetime(row.created_ms))
 
@@ -76,6 +78,28 @@ def naming_of(row: ProjectRow) -> catalog.Naming:
     if row.naming == "prefix":
         return "prefix"
     raise ValueError(f"project {row.name} has an unknown naming")
+
+
+def gate_of(row: ProjectRow) -> catalog.GateSpec | None:
+    """Return a project's gate, None for one that has none."""
+    return None if row.gate is None else catalog.GateSpec.model_validate(row.gate)
+
+
+def model_of(spec: catalog.ProjectSpec) -> catalog.ModelSpec | None:
+    """Return the model of a project's own that chooses its prompts."""
+    return None if spec.gate is None else spec.gate.llm
+
+
+def using(session: Session, secret: str) -> tuple[str, ...]:
+    """Return the names of the projects whose models take a secret as their key."""
+    return tuple(name for name, of in secrets_used(session) if of == secret)
+
+
+def secrets_used(session: Session) -> Sequence[tuple[str, str]]:
+    """Return each project whose model takes a secret as its key, with that secret's name, by project."""
+    rows = session.exec(select(ProjectRow).where(col(ProjectRow.gate).is_not(None)).order_by(col(ProjectRow.name)))
+    models = ((row.name, gate.llm) for row in rows if (gate := gate_of(row)) is not None)
+    return [(name, model.secret_ref) for name, model in models if model is not None and model.secret_ref is not None]
 
 
 def settled(spec: catalog.ProjectSpec, before: catalog.Naming | None) -> catalog.ProjectSpec:
@@ -102,6 +126,7 @@ def add(changing: Changing, spec: catalog.ProjectSpec) -> None:
     demand_naming(spec, None)
     row = ProjectRow(name=spec.name, description=spec.description, naming=spec.naming or "plain", created_ms=now_ms())
     row.labels, row.max_token_ttl = spec.labels, spec.max_token_ttl
+    _set_gate(session, row, spec)
     session.add(row)
     session.flush()
     _fill(session, spec)
@@ -123,6 +148,7 @@ def edit(
         raise Conflict(f"project {spec.name} was edited at the same time: read it again")
     replace(changing, spec)
     check_slugs(session, spec.name)
+    prompts.demand_servers_of(session, spec.name)
     return get(session, spec.name)
 
 
@@ -137,10 +163,19 @@ def replace(changing: Changing, spec: catalog.ProjectSpec) -> None:
     demand_naming(spec, before)
     row.naming = spec.naming or before
     row.description, row.labels, row.max_token_ttl = spec.description, spec.labels, spec.max_token_ttl
+    _set_gate(session, row, spec)
     session.add(row)
     session.exec(delete(MemberRow).where(col(MemberRow.project) == spec.name))
     _fill(session, spec)
     touch(changing, spec.name)
+
+
+def _set_gate(session: Session, row: ProjectRow, spec: catalog.ProjectSpec) -> None:
+    model = model_of(spec)
+    secret = model.secret_ref if model else None
+    if secret is not None and session.get(SecretRow, secret) is None:
+        raise Conflict(f"the model of project {spec.name} refers to secret {secret}, which does not exist")
+    row.gate = None if spec.gate is None else spec.gate.model_dump(mode="json")
 
 
 def _fill(session: Session, spec: catalog.ProjectSpec) -> None:
@@ -177,9 +212,10 @@ def touch(changing: Changing, project: str) -> None:
 
 
 def remove(changing: Changing, name: str) -> None:
-    """Delete a project. Raises `NotFound`."""
+    """Delete a project, with its prompts. Raises `NotFound`."""
     session = changing.session
     row = find(session, name)
+    prompts.remove_of(session, name)
     session.exec(delete(MemberRow).where(col(MemberRow.project) == name))
     session.delete(row)
     session.flush()

@@ -3,6 +3,7 @@
 import secrets
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import JSON, BigInteger, LargeBinary, Text
 from sqlmodel import Field, SQLModel
@@ -28,6 +29,7 @@ class ProjectRow(SQLModel, table=True):
     labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     naming: str = "plain"
     max_token_ttl: str | None = None
+    gate: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     revision: int = 1
     created_ms: int = Field(sa_type=BigInteger)
 
@@ -39,6 +41,25 @@ class MemberRow(SQLModel, table=True):
     project: str = Field(primary_key=True, foreign_key="projects.name")
     server: str = Field(primary_key=True, foreign_key="servers.name")
     position: int
+
+
+class PromptRow(SQLModel, table=True):
+    """A prompt, of one project or (`project` None) of all. `size` is that of its content, in bytes of UTF-8."""
+
+    __tablename__ = "prompts"
+    name: str = Field(primary_key=True)
+    project: str | None = Field(default=None, foreign_key="projects.name")
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
+    tags: list[str] = Field(default_factory=list, sa_type=JSON)
+    priority: int
+    summary: str
+    content: str = Field(sa_type=Text)
+    size: int
+    server: str | None = Field(default=None, foreign_key="servers.name")
+    uri: str | None = None
+    revision: int = 1
+    created_ms: int = Field(sa_type=BigInteger)
+    updated_ms: int = Field(sa_type=BigInteger)
 
 
 class SecretRow(SQLModel, table=True):
@@ -62,7 +83,7 @@ class UseRow(SQLModel, table=True):
     secret: str = Field(primary_key=True, foreign_key="secrets.name")
 
 
-TABLES = (ProjectRow, ServerRow, MemberRow, SecretRow, UseRow)
+TABLES = (ProjectRow, ServerRow, MemberRow, PromptRow, SecretRow, UseRow)
 """In the order of their foreign keys."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from sqlmodel import Session, col, select
 
-from mcpctl.actors.catalog import servers
+from mcpctl.actors.catalog import projects, servers
 from mcpctl.actors.catalog.rows import SecretRow, UseRow, as_datetime, new_stamp, now_ms
 from mcpctl.actors.catalog.sealing import Keyring
 from mcpctl.actors.changes import Changing
@@ -20,6 +20,8 @@ def list_all(session: Session) -> tuple[catalog.Secret, ...]:
     users = defaultdict(list)
     for use in session.exec(select(UseRow).order_by(col(UseRow.server))):
         users[use.secret].append(use.server)
+    for project, secret in projects.secrets_used(session):
+        users[secret].append(_as_user(project))
     rows = session.exec(select(SecretRow).order_by(col(SecretRow.name)))
     return tuple(_shown(row, users[row.name]) for row in rows)
 
@@ -34,8 +36,17 @@ def _shown(row: SecretRow, used_by: Iterable[str]) -> catalog.Secret:
     )
 
 
-def _users(session: Session, name: str) -> tuple[str, ...]:
+def _as_user(project: str) -> str:
+    """Return how a project that uses a secret is shown, beside servers."""
+    return f"project/{project}"
+
+
+def _servers_using(session: Session, name: str) -> tuple[str, ...]:
     return tuple(session.exec(select(UseRow.server).where(col(UseRow.secret) == name).order_by(col(UseRow.server))))
+
+
+def _users(session: Session, name: str) -> tuple[str, ...]:
+    return (*_servers_using(session, name), *map(_as_user, projects.using(session, name)))
 
 
 def find(session: Session, name: str) -> SecretRow:
@@ -84,7 +95,7 @@ def apply(changing: Changing, spec: catalog.SecretSpec, keyring: Keyring) -> Non
 def put(
     changing: Changing, name: str, sealed: tuple[str, bytes], *, replace: bool, labels: dict[str, str] | None = None
 ) -> catalog.Secret:
-    """Keep a sealed value; a replaced one changes every server that uses it. Raises `Conflict` where it exists."""
+    """Keep a sealed value; a replaced one changes whatever uses it. Raises `Conflict` where it exists."""
     session = changing.session
     row = session.get(SecretRow, name)
     if row is not None and not replace:
@@ -99,14 +110,15 @@ def put(
     session.flush()
     if missed:
         servers.refer_to(session, name)
-    users = _users(session, name)
-    for server in users:
+    for server in _servers_using(session, name):
         servers.record_change(changing, server)
-    return _shown(row, users)
+    for project in projects.using(session, name):
+        changing.record("project", project, "changed")
+    return _shown(row, _users(session, name))
 
 
 def remove(changing: Changing, name: str) -> None:
-    """Delete a secret. Raises `NotFound`, and `Conflict` where servers use it."""
+    """Delete a secret. Raises `NotFound`, and `Conflict` where servers or projects use it."""
     session = changing.session
     row = find(session, name)
     users = _users(session, name)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
-from mcpctl.actors.catalog import projects
+from mcpctl.actors.catalog import projects, prompts
 from mcpctl.actors.catalog.rows import MemberRow, SecretRow, ServerRow, UseRow, as_datetime, new_stamp, now_ms
 from mcpctl.actors.changes import Changing
 from mcpctl.bus.contracts import catalog
@@ -117,9 +117,10 @@ def refer_to(session: Session, secret: str) -> None:
 
 
 def remove(changing: Changing, name: str) -> None:
-    """Delete a server, and take it out of its projects. Raises `NotFound`."""
+    """Delete a server, and take it out of its projects. Raises `NotFound`, and `Conflict` where a prompt needs it."""
     session = changing.session
     row = find(session, name)
+    prompts.demand_unused(session, name)
     holding = projects.holding(session, name)
     session.exec(delete(MemberRow).where(col(MemberRow.server) == name))
     session.exec(delete(UseRow).where(col(UseRow.server) == name))

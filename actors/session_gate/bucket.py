@@ -70,6 +70,11 @@ class Bucket:
         """Note that a key is removed; the note itself is gone after `ttl` seconds. Raises as `put` does."""
         return await self.put(key, b"", {OPERATION: "DEL"}, after=after, ttl=ttl)
 
+    async def keys(self, fitting: str) -> list[str]:
+        """Return the keys that fit, those of removed ones too. Raises `NotFound`, `Unavailable`."""
+        subjects = await self.streams.subjects(self.stream, self.subject + fitting)
+        return [subject.removeprefix(self.subject) for subject in subjects]
+
     async def purge(self, keys: str) -> None:
         """Remove all keys that fit, without a trace. Raises `NotFound`, `Unavailable`."""
         await self.streams.purge(self.stream, self.subject + keys)

@@ -7,13 +7,18 @@ from contextlib import AsyncExitStack, aclosing
 import structlog
 
 from mcpctl.actors.session_gate.bucket import Bucket
+from mcpctl.actors.session_gate.endings import Endings
+from mcpctl.actors.session_gate.gates import Gates
 from mcpctl.actors.session_gate.owners import Owners
+from mcpctl.actors.session_gate.passages import Passages
 from mcpctl.actors.session_gate.recent_changes import RecentChanges
 from mcpctl.actors.session_gate.sessions import Sessions, change_of
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, Publisher, cancel
+from mcpctl.bus.contracts import token
 from mcpctl.bus.errors import BusError
+from mcpctl.bus.feed import Follower
 from mcpctl.bus.permissions import OWNERS_BUCKET, SESSIONS_BUCKET
 from mcpctl.bus.streams import Streams
 
@@ -21,13 +26,14 @@ log = structlog.get_logger()
 
 
 class SessionGate(Actor):
-    """Opens, finds and closes the sessions of legacy MCP clients, and knows which router owns their state."""
+    """Keeps the sessions of legacy MCP clients, which router owns their state, and who is through a project's gate."""
 
     role = "session"
+    audited = frozenset({"close_gate"})
 
     def __init__(self, bus: Bus, settings: ActorSettings) -> None:
         super().__init__(bus)
-        self._url = settings.nats_url
+        self._url, self._ungate_ttl_ms = settings.nats_url, settings.token_ungate_ttl_ms
         self._recent = RecentChanges()
         self._opened = AsyncExitStack()
 
@@ -42,11 +48,20 @@ class SessionGate(Actor):
             bucket.watch_health(self.service)
         sessions = Sessions(self.bus, self._bucket, self._recent, publisher)
         owners = Owners(self.bus, claims, sessions)
-        sessions.on_closed.append(owners.forget)
-        self.parts = (sessions, owners)
-        watching = asyncio.create_task(self._watch())
-        watching.add_done_callback(self._watch_ended)
-        self._opened.push_async_callback(cancel, watching)
+        passages = Passages(self._bucket, self._recent, publisher)
+        endings = Endings(passages, self.bus.tasks)
+        self._opened.callback(endings.close)
+        gates = Gates(self.bus, passages, endings, sessions, self._ungate_ttl_ms)
+        sessions.on_closed += [owners.forget, endings.forget_session]
+        sessions.on_changed.append(gates.keep_session)
+        self.parts = (sessions, owners, gates)
+        tokens = Follower(self.bus, token.feed)
+        tokens.on_change.append(endings.token_changed)
+        await tokens.start()
+        for work in (self._watch(), tokens.run(), endings.run()):
+            running = asyncio.create_task(work)
+            running.add_done_callback(self._work_ended)
+            self._opened.push_async_callback(cancel, running)
 
     async def close(self) -> None:
         await self._opened.aclose()
@@ -70,7 +85,7 @@ class SessionGate(Actor):
             async for stored in following:
                 self._recent.take(change_of(stored, stored.subject.removeprefix(subject)))
 
-    def _watch_ended(self, task: "asyncio.Task[None]") -> None:
+    def _work_ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled():
-            log.error("bucket of sessions is not watched any more", exc_info=task.exception())
+            log.error("bucket of sessions or feed of tokens not followed any more", exc_info=task.exception())
             self.bus.closed.set()

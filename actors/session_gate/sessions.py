@@ -21,7 +21,7 @@ from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.bearer import digest
 from mcpctl.bus.connection import Bus, Publisher
 from mcpctl.bus.contract import Change, Changed, Changes, Done, PullChanges
-from mcpctl.bus.contracts import session, token
+from mcpctl.bus.contracts import gate, session, token
 from mcpctl.bus.contracts.session import FoundSession, Session
 from mcpctl.bus.deliveries import Stored
 from mcpctl.bus.errors import Conflict, Forbidden, NotFound, Unavailable
@@ -35,10 +35,14 @@ Action = Literal["created", "changed", "removed", "revoked"]
 
 
 class Sessions:
-    """The sessions in their bucket. `on_closed` is told the key of each that is closed here."""
+    """The sessions in their bucket.
+
+    `on_closed` is told the key of each that is closed here, `on_changed` each that is written again.
+    """
 
     def __init__(self, bus: Bus, bucket: Bucket, recent: RecentChanges, publisher: Publisher) -> None:
         self.on_closed: list[Callable[[str], Coroutine[Any, Any, None]]] = []
+        self.on_changed: list[Callable[[Session], Coroutine[Any, Any, None]]] = []
         self._bus, self._bucket, self._recent, self._publisher = bus, bucket, recent, publisher
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -176,6 +180,8 @@ class Sessions:
         seq = await self._bucket.put(changed.key, data, headers, after=after)
         change = Change(seq=seq, kind="session", key=changed.key, action=action)
         await self._publisher.publish(session.feed.changed, Changed(epoch=epoch, change=change))
+        for tell in self.on_changed if action == "changed" else ():
+            self._bus.tasks.start(tell(changed))
         return seq
 
 
@@ -193,13 +199,15 @@ def is_old(stored: Stored) -> bool:
 
 
 def change_of(stored: Stored, key: str) -> Change:
-    """Return the change that a message of the bucket stands for."""
+    """Return the change that a message of the bucket stands for: of a session, or of a passage through a gate."""
     action: Action = "changed"
     if is_removed(stored):
         action = "removed"
     elif stored.headers.get(ACTION) == "created":
         action = "created"
-    return Change(seq=stored.seq, kind="session", key=key, action=action)
+    of_gate = key.removeprefix(f"{gate.KIND}.")
+    kind = "session" if of_gate == key else gate.KIND
+    return Change(seq=stored.seq, kind=kind, key=of_gate, action=action)
 
 
 def _subscribed(found: Session, uri: str, *, wanted: bool) -> Session:

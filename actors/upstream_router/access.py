@@ -108,4 +108,4 @@ class AccessCache:
 
 
 def _is_about(change: Change, project: str) -> bool:
-    return (change.kind, change.key) == ("project", project)
+    return change.kind == "prompt" or (change.kind, change.key) == ("project", project)

@@ -11,16 +11,18 @@ from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.upstream_router import lists, routes
 from mcpctl.actors.upstream_router.access import Access, AccessCache
 from mcpctl.actors.upstream_router.asking import Asking, Carried, Moved
+from mcpctl.actors.upstream_router.briefing.contents import Asker
 from mcpctl.actors.upstream_router.call import Call
 from mcpctl.actors.upstream_router.era import NOTHING, capabilities_for_legacy
 from mcpctl.actors.upstream_router.list_cursors import Cursors
 from mcpctl.actors.upstream_router.listening import Listening, Seen
 from mcpctl.actors.upstream_router.naming import Naming
+from mcpctl.actors.upstream_router.own_answers import OwnAnswers
 from mcpctl.actors.upstream_router.owners import Owners, state_of
 from mcpctl.actors.upstream_router.project import Member, Project, discover, info_of
 from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.routes import Route
-from mcpctl.actors.upstream_router.upstreams import Upstreams
+from mcpctl.actors.upstream_router.upstreams import Upstream, Upstreams
 from mcpctl.actors.upstream_router.uses import Uses
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.bearer import digest
@@ -63,11 +65,12 @@ class Answering:
         seal: Seal,
         audit: AuditWriter,
         uses: Uses,
+        own: OwnAnswers,
         settings: ActorSettings,
     ) -> None:
         self._access, self._upstreams, self._audit, self._settings = access, upstreams, audit, settings
         self._asking, self._listening, self._owners, self._uses = asking, listening, owners, uses
-        self._seal = seal
+        self._seal, self._own = seal, own
         self._projects: dict[tuple[str, str | None], Project] = {}
 
     async def answer(self, call: Call, body: bytes) -> Answer:
@@ -180,13 +183,23 @@ class Answering:
         if method == "server/discover":
             infos = await asyncio.gather(*(info_of(member, patience) for member in members))
             return Answer(result=discover(members, infos, access), error=None)
-        if len(members) == 1 and not members[0].naming.prefixed:
+        own = await self._own.listed(call, access)
+        if own.shows is not None and access.view.gate is not None and not access.view.gate.exempt:
+            members = []
+        if len(members) == 1 and not members[0].naming.prefixed and own == lists.NOTHING_OWN:
             return await lists.list_one(members[0], access, method, body, self._timeout(call), call.notify)
         cursors = Cursors(self._seal, call.head.project, call.head.server or "", method, access.principal.sha)
-        return await lists.list_all(members, access, method, body, patience, cursors, blame=patience >= whole)
+        return await lists.list_all(members, access, method, body, patience, cursors, own=own, blame=patience >= whole)
 
     async def _answer_routed(self, call: Call, access: Access, project: Project, asked: Asked) -> Answer:
         method = call.head.method
+        if access.view.gate is not None or access.view.prompts:
+            own = self._own.answering(self._asker(call, access, asked), asked.params)
+            if own is not None:
+                name = str(asked.params.name)
+                self._uses.note(call, name if method == "tools/call" else method)
+                event = self._audit.append(call.event("call", "allow", name=name, rule="the project's own"))
+                return await _after(event, own)
         original = await self._uncut(call, access, project, asked.params)
         route = _route(method, project, access, asked, original)
         carried = None
@@ -208,9 +221,40 @@ class Answering:
             return routes.refused(method, route)
         call.permitted = lambda now, there: _route(method, there, now, asked, original).naming is not None
         member = self._member(call, route.naming, asked.params)
+        if method != "tools/call" or access.view.gate is None:
+            return await self._carry_out(call, member, route, asked, carried, facts)
+        asker = self._asker(call, access, asked)
+        stopped = await self._own.gate.stop(asker, member.server, route.name or "", asked.params)
+        if isinstance(stopped, Answer):
+            facts["rule"] = f"the gate of project {access.view.project}: begin_session comes first"
+            await self._audit.append(call.event("call", "deny", server=member.server, **facts))
+            return stopped
+        answer = await self._carry_out(call, member, route, asked, carried, facts)
+        return answer if stopped is None else await self._own.gate.brief(call, stopped, answer)
+
+    async def _carry_out(
+        self,
+        call: Call,
+        member: Member,
+        route: Route,
+        asked: Asked,
+        carried: Carried | None,
+        facts: dict[str, object],
+    ) -> Answer:
+        method = call.head.method
         self._uses.note(call, f"{member.server}/{route.name}" if method == "tools/call" else method)
         event = self._audit.append(call.event("call", "allow", server=member.server, **facts))
         return await _after(event, self._ask(call, member, route, asked, carried))
+
+    def _asker(self, call: Call, access: Access, asked: Asked) -> Asker:
+        def upstream_of(server: str) -> Upstream | None:
+            namings = self._project(access, None).namings
+            naming = next((each for each in namings if each.server.name == server), None)
+            if naming is None or naming.server.isolation == "session":
+                return None
+            return self._member(call, naming, asked.params).upstream
+
+        return Asker(call, access, upstream_of)
 
     async def _uncut(self, call: Call, access: Access, project: Project, params: Params) -> str | None:
         """Return the server's own name of a tool whose name was cut; None where it was not."""

@@ -13,9 +13,11 @@ import structlog
 
 from mcpctl.actors.upstream_router.access import Access
 from mcpctl.actors.upstream_router.call import Call
-from mcpctl.actors.upstream_router.project import Member, Project
+from mcpctl.actors.upstream_router.project import Member, Project, own_kinds
+from mcpctl.actors.upstream_router.project_prompts import visible_prompts
 from mcpctl.actors.upstream_router.upstream_changes import ACKNOWLEDGED, KINDS, UPDATED, Wanted
 from mcpctl.bus.connection import Tasks
+from mcpctl.bus.contracts.gate import key as passage_key
 from mcpctl.bus.errors import BusError, Forbidden, Unauthenticated
 from mcpctl.bus.mcp_client import Answer
 from mcpctl.bus.mcp_messages import (
@@ -154,6 +156,15 @@ class Listen:
         own = (member.naming.original_uri(uri) for uri in self._uris if project.of_uri(uri) is member.naming)
         return Wanted(self._kinds, frozenset(uri for uri in own if uri is not None))
 
+    def gate_changed(self, key: str) -> None:
+        """Follow an opened or closed gate: where the tools are listed by it, the list is another one now."""
+        head, principal = self._call.head, self._call.principal
+        gate = self._seen[0].view.gate if self._seen is not None else None
+        if gate is None or gate.mode == "strict" or principal is None:
+            return
+        if key in (passage_key(head.project, principal.sha), passage_key(head.project, principal.sha, head.session)):
+            self.list_changed(OURSELVES, "tools")
+
     async def look_again(self, change: int) -> bool:
         """Follow a change of the project or of the caller's rights; say which lists are others. False: not yet."""
         try:
@@ -186,6 +197,8 @@ def _offers(seen: Seen, kind: str) -> bool:
     """Tell whether the caller may see a list of this kind; a server that is away may have any."""
     access, _, members = seen
     visible = [m.upstream.reached for m in members if kind == "tools" or access.scope.sees_server(m.server)]
+    if kind in own_kinds(access):
+        return True
     return not members or any(info is None or kind in capabilities_of(info.result) for info in visible)
 
 
@@ -193,9 +206,18 @@ def _kinds_changed(before: Seen, after: Seen) -> tuple[str, ...]:
     """Return the lists that may be others now."""
     if _shape(before) != _shape(after):
         return KINDS
+    own = _own_kinds_changed(before[0], after[0])
     if before[0].scope == after[0].scope:
-        return ()
-    return ("tools",) if _whole(before) == _whole(after) else KINDS
+        return own
+    return ("tools", *(kind for kind in own if kind != "tools")) if _whole(before) == _whole(after) else KINDS
+
+
+def _own_kinds_changed(before: Access, after: Access) -> tuple[str, ...]:
+    """Return the lists of which the project's own part may be another one now: its prompts, and the gate's tools."""
+    prompts = visible_prompts(before) != visible_prompts(after)
+    gated = before.view.gate != after.view.gate
+    tools = gated or (prompts and after.view.gate is not None)
+    return tuple(kind for kind, is_other in (("prompts", prompts), ("tools", tools)) if is_other)
 
 
 def _shape(seen: Seen) -> tuple[bool, list[object]]:
@@ -242,6 +264,11 @@ class Listening:
         """Have every stream follow a change of projects or rights."""
         self._changes += 1
         self._go_on()
+
+    def gate_changed(self, key: str) -> None:
+        """Tell those whose passage this is (`contracts.gate.key`) that their tools may be others now."""
+        for stream in self._listens:
+            stream.gate_changed(key)
 
     def _go_on(self) -> None:
         if self._listens and (self._looking is None or self._looking.done()):

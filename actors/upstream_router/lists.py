@@ -60,13 +60,31 @@ class Part:
     reason: str | None = None
 
 
-def visible(access: Access, server: str, method: str) -> Callable[[bytes], bool]:
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a list has of the project itself: `items` before those of its servers, of whose tools `shows` tells some."""
+
+    items: Sequence[bytes] = ()
+    shows: Callable[[str, str], bool] | None = None
+
+
+NOTHING_OWN = Own()
+
+
+def visible(access: Access, server: str, method: str, own: Own = NOTHING_OWN) -> Callable[[bytes], bool]:
     """Return the test of a listed item: a tool needs `view` on itself or its server, all else on the server."""
+    shows = own.shows
+    if shows is not None and method == "tools/list":
+        return lambda item: shows(server, _name(item)) and access.scope.sees_tool(server, _name(item))
     if access.scope.sees_server(server):
         return lambda _: True
     if method != "tools/list":
         return lambda _: False
-    return lambda item: access.scope.sees_tool(server, decode_value(decode_fields(item)["name"]))
+    return lambda item: access.scope.sees_tool(server, _name(item))
+
+
+def _name(item: bytes) -> str:
+    return str(decode_value(decode_fields(item)["name"]))
 
 
 async def list_one(
@@ -96,9 +114,10 @@ async def list_all(
     timeout: float,
     cursors: Cursors,
     *,
+    own: Own = NOTHING_OWN,
     blame: bool,
 ) -> Answer:
-    """List all servers side by side, a page of each at once, in the project's order.
+    """List all servers side by side, a page of each at once, in the project's order; first what is the project's own.
 
     A server that is away or slow is left out, with the reason. The cursor asks for the next pages of those that have
     one; a server that went away meanwhile has none. With `blame` a server that lets `timeout` seconds pass is left out
@@ -111,15 +130,20 @@ async def list_all(
     if left is not None:
         members = [member for member in members if member.server in left]
     asked = [(member, None if left is None else left[member.server]) for member in members]
-    parts = await asyncio.gather(*(_part(m, access, method, params, c, timeout, blame=blame) for m, c in asked))
+    parts = await asyncio.gather(*(_part(m, access, method, params, c, timeout, own, blame=blame) for m, c in asked))
     of = dict(zip((member.server for member in members), parts, strict=True))
     missing = {server: part.reason for server, part in of.items() if part.reason}
     meta: dict[str, Any] = {SERVER_INFO: msgspec.Raw(IMPLEMENTATION)}
     if missing:
         meta[UNAVAILABLE] = missing
+    listed = [item for part in parts for item in part.items]
+    if own.items:
+        taken = {_name(item) for item in own.items}
+        listed = [item for item in listed if _name(item) not in taken]
+        listed = listed if left is not None else [*own.items, *listed]
     result: Fields = {
-        LISTS[method]: raw([msgspec.Raw(item) for part in parts for item in part.items]),
-        "ttlMs": raw(0 if missing else min((part.ttl for part in parts), default=TTL_LIMIT_MS)),
+        LISTS[method]: raw([msgspec.Raw(item) for item in listed]),
+        "ttlMs": raw(0 if missing or own.items else min((part.ttl for part in parts), default=TTL_LIMIT_MS)),
         "_meta": raw(meta),
     }
     further = {server: part.next_cursor for server, part in of.items() if part.next_cursor is not None}
@@ -135,6 +159,7 @@ async def _part(
     params: bytes,
     cursor: msgspec.Raw | None,
     timeout: float,
+    own: Own,
     *,
     blame: bool,
 ) -> Part:
@@ -147,7 +172,7 @@ async def _part(
         if isinstance(page, str):
             return Part(reason=page)
         part.ttl, part.next_cursor = _ttl(page), _next(page)
-        part.items = _shown(member, access, method, page)
+        part.items = _shown(member, access, method, page, own)
     except TimeoutError:
         part.reason = f"server {member.server} did not answer {method} within {timeout:.1f} s"
         if blame:
@@ -197,9 +222,9 @@ async def uncut(member: Member, name: str, timeout: float) -> str | None:
     return None
 
 
-def _shown(member: Member, access: Access, method: str, page: Fields) -> list[bytes]:
+def _shown(member: Member, access: Access, method: str, page: Fields, own: Own = NOTHING_OWN) -> list[bytes]:
     """Return what the caller may see of a page, under the names that it uses."""
-    sees = visible(access, member.server, method)
+    sees = visible(access, member.server, method, own)
     return [member.naming.item(item) for item in _items(member, method, page) if sees(item)]
 
 

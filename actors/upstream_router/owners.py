@@ -70,9 +70,9 @@ class Owners:
         self.on_lost: list[Callable[[Concerns], None]] = []
         self.in_use: list[Callable[[str, str], bool]] = []
         self._bus = bus
-        self._sessions = Follower(bus, session.feed)
-        self._sessions.on_change.append(self._session_changed)
-        self._sessions.on_reset.append(self._believe_nothing)
+        self.sessions = Follower(bus, session.feed)
+        self.sessions.on_change.append(self._session_changed)
+        self.sessions.on_reset.append(self._believe_nothing)
         self._term, self._held_until = "", 0.0
         self._leased = asyncio.Event()
         self._keeping = asyncio.Lock()
@@ -89,12 +89,12 @@ class Owners:
 
     async def open(self) -> None:
         """Hear of sessions that are closed; `run` must be going for the lease to be kept."""
-        await self._sessions.start()
+        await self.sessions.start()
 
     async def run(self) -> None:
         """For ever: keep the lease, follow the sessions, and renew claims that are in use."""
         try:
-            await run_together(self._keep_on(), self._sessions.run(), self._renew_claims())
+            await run_together(self._keep_on(), self.sessions.run(), self._renew_claims())
         finally:
             if self._expiry is not None:
                 self._expiry.cancel()
@@ -250,7 +250,7 @@ class Owners:
             log.info("claim not renewed", server=key[1], error=str(error))
 
     def _session_changed(self, change: Change) -> None:
-        if change.action not in ("removed", "revoked"):
+        if change.kind != "session" or change.action not in ("removed", "revoked"):
             return
         self._closed[change.key] = None
         if len(self._closed) > CLOSED:

@@ -10,6 +10,7 @@ import msgspec
 from mcpctl.actors.upstream_router.access import Access
 from mcpctl.actors.upstream_router.era import TASKS
 from mcpctl.actors.upstream_router.naming import SEPARATOR, UI, Naming
+from mcpctl.actors.upstream_router.project_prompts import visible_prompts
 from mcpctl.actors.upstream_router.upstreams import Upstream
 from mcpctl.bus.contracts.catalog import View
 from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded
@@ -22,6 +23,13 @@ OF_WHOLE_SERVERS = frozenset({"completions", "prompts", "resources"})
 
 AWAY: dict[str, Any] = {"prompts": {}, "resources": {}, "tools": {}}
 """What a server that is away is taken to offer."""
+
+
+GATED = (
+    "This project briefs its agents. Call the tool begin_session before any other: say what you have been asked to "
+    "do, and read what it returns."
+)
+"""What a gated project says of itself, to models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,12 @@ async def info_of(member: Member, patience: float) -> bytes | None:
     return None
 
 
+def own_kinds(access: Access) -> frozenset[str]:
+    """Return the lists to which the project itself adds: the tools of its gate, its prompts."""
+    kinds = (("tools", access.view.gate is not None), ("prompts", bool(visible_prompts(access))))
+    return frozenset(kind for kind, adds in kinds if adds)
+
+
 def discover(members: Sequence[Member], infos: Sequence[bytes | None], access: Access) -> bytes:
     """Return the result of `server/discover` for a project, from those of its servers (None: away).
 
@@ -86,7 +100,6 @@ def discover(members: Sequence[Member], infos: Sequence[bytes | None], access: A
     """
     offered: dict[str, dict[str, Any]] = {}
     extensions: dict[str, Any] = {}
-    instructions = []
     for member, info in zip(members, infos, strict=True):
         # A server that is away may come back with anything: it is asked again at each list.
         theirs = AWAY if info is None else capabilities_of(info)
@@ -99,10 +112,8 @@ def discover(members: Sequence[Member], infos: Sequence[bytes | None], access: A
         extended = theirs.get("extensions")
         if isinstance(extended, dict):
             extensions = {name: value for name, value in extended.items() if name != TASKS} | extensions
-        said = decode_value(info) if info is not None else None
-        text = said.get("instructions") if isinstance(said, dict) else None
-        if isinstance(text, str) and text:
-            instructions.append(text if len(members) == 1 else f"# {member.naming.server.slug}\n\n{text}")
+    for name in own_kinds(access):
+        offered.setdefault(name, {"listChanged": True})
     capabilities: dict[str, Any] = dict(sorted(offered.items()))
     if extensions:
         capabilities["extensions"] = dict(sorted(extensions.items()))
@@ -114,6 +125,20 @@ def discover(members: Sequence[Member], infos: Sequence[bytes | None], access: A
         "cacheScope": "private",
         "_meta": {SERVER_INFO: msgspec.Raw(IMPLEMENTATION)},
     }
+    instructions = _instructions(members, infos)
+    if access.view.gate is not None:
+        instructions.insert(0, GATED)
     if instructions:
         result["instructions"] = "\n\n".join(instructions)
     return encode(result)
+
+
+def _instructions(members: Sequence[Member], infos: Sequence[bytes | None]) -> list[str]:
+    """Return what the servers say to models, each under its name where there are several."""
+    said = []
+    for member, info in zip(members, infos, strict=True):
+        theirs = decode_value(info) if info is not None else None
+        text = theirs.get("instructions") if isinstance(theirs, dict) else None
+        if isinstance(text, str) and text:
+            said.append(text if len(members) == 1 else f"# {member.naming.server.slug}\n\n{text}")
+    return said

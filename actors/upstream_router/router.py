@@ -13,9 +13,12 @@ from mcpctl.actors.upstream_router.answering import Answering
 from mcpctl.actors.upstream_router.asking import Asking, Moved
 from mcpctl.actors.upstream_router.beats import Beats
 from mcpctl.actors.upstream_router.call import Call
+from mcpctl.actors.upstream_router.gate import Gate
 from mcpctl.actors.upstream_router.listening import Listening
 from mcpctl.actors.upstream_router.other_routers import OtherRouters
+from mcpctl.actors.upstream_router.own_answers import OwnAnswers
 from mcpctl.actors.upstream_router.owners import Owners
+from mcpctl.actors.upstream_router.passages import Passages
 from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.server_logs import ServerLogs
 from mcpctl.actors.upstream_router.server_states import ServerStates
@@ -24,7 +27,7 @@ from mcpctl.actors.upstream_router.uses import Uses
 from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, Delivery, Tasks
 from mcpctl.bus.contract import PREFIX, Change
-from mcpctl.bus.contracts import catalog
+from mcpctl.bus.contracts import catalog, gate
 from mcpctl.bus.errors import BadRequest, BusError, Cancelled, Forbidden, Internal, Unauthenticated, Unavailable
 from mcpctl.bus.frames import (
     ACCEPT_AFTER,
@@ -77,6 +80,7 @@ class UpstreamRouter(Actor):
             seal,
             self.audit,
             Uses(bus),
+            OwnAnswers(bus, Gate(bus, Passages(bus, self._owners.sessions), self.audit)),
             settings,
         )
         self._deciding_again: asyncio.Task[None] | None = None
@@ -92,6 +96,7 @@ class UpstreamRouter(Actor):
             await follower.start()
         for narrowed in (self._access.definitions, self._access.catalog):
             narrowed.on_change.append(self._rights_changed)
+        self._owners.sessions.on_change.append(self._gate_changed)
         self._owners.on_lost.append(self._upstreams.end_states)
         self._owners.in_use.append(self._upstreams.has_state)
         await self._owners.open()
@@ -185,6 +190,10 @@ class UpstreamRouter(Actor):
         self._listening.look_again()
         if self._calls and (self._deciding_again is None or self._deciding_again.done()):
             self._deciding_again = self._background.start(self._decide_again())
+
+    def _gate_changed(self, change: Change) -> None:
+        if change.kind == gate.KIND and change.action != "changed":
+            self._listening.gate_changed(change.key)
 
     async def _decide_again(self) -> None:
         """End the running calls that would not be let in any more; once more if rights change meanwhile."""

@@ -1,6 +1,1 @@
-"""What the parts say to each other, one module an actor."""
-
-from mcpctl.bus.contracts import audit, catalog, rbac, router, session, token
-
-CONTRACTS = (token, rbac, catalog, session, router, audit)
-"""Every contract module: permissions and `docs/contracts.md` are derived from these."""
+"""What the parts say to each other, one module an actor (two where it owns two things); `every` has them all."""

@@ -23,8 +23,9 @@ Outcome = Literal["allow", "deny", "error", "cancelled", "revoked"]
 class Event(Message):
     """One audit event. `at` is in milliseconds since 1970, by the clock of the part that wrote it.
 
-    `kind` is `call` (the decision on an MCP request), `result` (its outcome), `edge` (a refusal by a gateway)
-    or an actor's verb such as `token.issue`. `args` is the SHA-256 of a tool call's arguments: never the values.
+    `kind` is `call` (the decision on an MCP request), `result` (its outcome), `edge` (a refusal by a gateway), `gate`
+    (prompts that were given: `choices` has the reason for each) or an actor's verb such as `token.issue`. `args` is the
+    SHA-256 of a tool call's arguments: never the values.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Event(Message):
     size_out: int | None = None
     ms: float | None = None
     detail: str | None = None
+    choices: dict[str, str] | None = None
 
     @property
     def tail_subject(self) -> str:

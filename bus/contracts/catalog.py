@@ -1,11 +1,12 @@
-"""What there is: projects, upstream servers and sealed secrets, kept by the Catalog."""
+"""What there is: projects, upstream servers, prompts and sealed secrets, kept by the Catalog."""
 
 from datetime import datetime
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from mcpctl.bus.bindings import NameGlob
 from mcpctl.bus.contract import Applied, Authorized, Backup, Call, Done, Dump, Feed, Message, Need, Ref, Restore
 from mcpctl.bus.names import Label, Labels, Lifetime, lifetime_seconds
 
@@ -22,6 +23,17 @@ Naming = Literal["plain", "prefix"]
 _NOT_SENT = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive"}
 )
+
+
+def demand_http(url: str, member: str, instead: str) -> None:
+    """Raise `ValueError` where a text is no http(s) URL, or has credentials in it, for which there is `instead`."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{member} must begin with http:// or https:// and name a host")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(f"{member} must not hold credentials: use {instead}")
+    if parts.fragment or any(c <= " " or c == "\x7f" for c in url):
+        raise ValueError(f"{member} must have no fragment, no space and no control character")
 
 
 class ServerSpec(Message):
@@ -58,13 +70,7 @@ class ServerSpec(Message):
         return self
 
     def _check_url(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("url must begin with http:// or https:// and name a host")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("url must not hold credentials: use a header with a secret")
-        if parts.fragment or any(c <= " " or c == "\x7f" for c in url):
-            raise ValueError("url must have no fragment, no space and no control character")
+        demand_http(url, "url", "a header with a secret")
         refused = sorted(name for name in self.headers if name.lower() in _NOT_SENT)
         if refused:
             raise ValueError(f"header {refused[0]} is set by the connection itself")
@@ -126,6 +132,43 @@ class DeleteServer(Authorized):
     name: Label
 
 
+class ModelSpec(Message):
+    """An endpoint that speaks OpenAI's chat completions: it chooses the prompts of a briefing.
+
+    `base_url` is what stands before `/chat/completions`; `secret_ref` names the secret that holds its key, if it takes
+    one. After `timeout_ms` the prompts are chosen without it.
+    """
+
+    base_url: Annotated[str, Field(max_length=2048)]
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    secret_ref: Label | None = None
+    timeout_ms: Annotated[int, Field(ge=100, le=30_000)] = 5_000
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        demand_http(url, "it", "a secret")
+        return url
+
+
+GateMode = Literal["brief", "refuse", "strict"]
+
+
+class GateSpec(Message):
+    """What an agent meets before it has been briefed.
+
+    `mode` says what becomes of a call of a tool: `brief` runs it and puts the briefing in front of its result, `refuse`
+    answers with what to do first, and so does `strict`, which lists all tools all the same. `budget` is the size of
+    the prompts in one briefing at the most, in bytes of UTF-8. `exempt` are tools (`<server>/<tool>`, exact or a glob)
+    that are listed and called as if there were no gate.
+    """
+
+    mode: GateMode = "brief"
+    budget: Annotated[int, Field(ge=1024, le=262_144)] = 16_384
+    exempt: tuple[NameGlob, ...] = Field((), max_length=100)
+    llm: ModelSpec | None = None
+
+
 class ProjectSpec(Message):
     """A project: the servers that its tokens may be given, in the order in which they are listed.
 
@@ -140,6 +183,7 @@ class ProjectSpec(Message):
     servers: tuple[Label, ...] = Field((), max_length=500)
     naming: Naming | None = None
     max_token_ttl: Lifetime | None = None
+    gate: GateSpec | None = None
 
     @property
     def max_token_ttl_seconds(self) -> int | None:
@@ -195,6 +239,141 @@ class DeleteProject(Authorized):
     name: Label
 
 
+Tag = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$")]
+
+
+class PromptResource(Message):
+    """An MCP resource of one of the project's servers, whose text is the content of a prompt."""
+
+    server: Label
+    uri: Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^[^\s\x00-\x1f\x7f]+$")]
+
+
+class PromptSpec(Message):
+    """A prompt: what an agent should know, in one project or (`project` None) in all of them.
+
+    The tags of a task, and its words, choose prompts; `priority` (10 is the highest) weighs them, and one of priority
+    10 is part of every briefing. `content` is Markdown. With a `resource` the content is read from there, and `content`
+    is what is given where it cannot be read.
+    """
+
+    name: Label
+    labels: Labels = Field(default_factory=dict)
+    project: Label | None = None
+    tags: tuple[Tag, ...] = Field((), max_length=32)
+    priority: Annotated[int, Field(ge=1, le=10)] = 5
+    summary: str = Field("", max_length=500)
+    content: str = Field("", max_length=65536)
+    resource: PromptResource | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.content and self.resource is None:
+            raise ValueError("a prompt has content, or a resource that supplies it")
+        if len(set(self.tags)) != len(self.tags):
+            raise ValueError("a tag is given twice")
+        return self
+
+
+class Prompt(Message):
+    """A prompt as the Catalog keeps it."""
+
+    spec: PromptSpec
+    revision: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class CreatePrompt(Authorized):
+    """Write a prompt for the agents of a project, or of all projects."""
+
+    spec: PromptSpec
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def project(self) -> str | None:
+        return self.spec.project
+
+
+class ListPrompts(Authorized):
+    """List the prompts that the bearer may see: all, or those that count in one project."""
+
+    project: Label | None = None
+
+
+class Prompts(Message):
+    items: tuple[Prompt, ...]
+
+
+class GetPrompt(Authorized):
+    """Show one prompt."""
+
+    name: Label
+
+
+class EditPrompt(Authorized):
+    """Replace a prompt's specification. `revision` (if given) must be the one that was read."""
+
+    spec: PromptSpec
+    revision: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+class DeletePrompt(Authorized):
+    """Delete a prompt."""
+
+    name: Label
+
+
+class IndexedPrompt(Message):
+    """A prompt, without its content: `size` is that in bytes of UTF-8, of its own content."""
+
+    name: str
+    tags: tuple[str, ...]
+    priority: int
+    summary: str
+    size: int
+
+
+class GetPromptIndex(Authorized):
+    """Show the prompts that count in a project, its own and those for all, as far as the bearer may see them."""
+
+    project: Label
+
+
+class PromptIndex(Message):
+    """The index, by name."""
+
+    items: tuple[IndexedPrompt, ...]
+
+
+class ReadPrompts(Authorized):
+    """Give the router the contents of prompts that count in a project, as far as the bearer may see them."""
+
+    project: Label
+    names: tuple[Label, ...] = Field(max_length=500)
+
+
+class PromptText(Message):
+    """What a prompt says, and the resource that supplies its content instead, if one does."""
+
+    name: str
+    content: str
+    resource: PromptResource | None = None
+
+
+class PromptTexts(Message):
+    """The contents, in the order in which they were asked for; what may not be seen is not among them."""
+
+    items: tuple[PromptText, ...]
+
+
 class SecretSpec(Message):
     """A secret, as a document describes it: by its value, or sealed; where neither is given, it must be there."""
 
@@ -244,11 +423,12 @@ class DeleteSecret(Authorized):
 
 
 class Apply(Authorized):
-    """Bring projects, servers and secrets to their documents, all or none; `remove` what is no longer wanted."""
+    """Bring projects, servers, secrets and prompts to their documents, all or none; `remove` what is not wanted."""
 
     projects: tuple[ProjectSpec, ...] = ()
     servers: tuple[ServerSpec, ...] = ()
     secrets: tuple[SecretSpec, ...] = ()
+    prompts: tuple[PromptSpec, ...] = ()
     remove: tuple[Ref, ...] = ()
     dry_run: bool = False
 
@@ -282,13 +462,19 @@ class UpstreamServer(Message):
 
 
 class View(Message):
-    """The runtime view of a project, as it was at change `seq` of `epoch`."""
+    """The runtime view of a project, as it was at change `seq` of `epoch`.
+
+    `prompts` are all that count in it: the router shows of them what a caller may see. The `llm` of its `gate` is the
+    one for all projects where it has none of its own.
+    """
 
     epoch: str
     seq: int
     project: str
     servers: tuple[UpstreamServer, ...]
     naming: Naming | None = None
+    gate: GateSpec | None = None
+    prompts: tuple[IndexedPrompt, ...] = ()
 
     @property
     def prefixed(self) -> bool:
@@ -311,6 +497,21 @@ class Connection(Message):
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     command: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict, repr=False)
+
+
+class UnsealModel(Authorized):
+    """Give the router what it takes to ask the model of a gated project, its key in clear."""
+
+    project: Label
+
+
+class ModelConnection(Message):
+    """How to reach a model. Never logged, never stored."""
+
+    base_url: str
+    model: str
+    key: str | None = Field(None, repr=False)
+    timeout_ms: int
 
 
 create_server = Call(
@@ -428,12 +629,38 @@ delete_secret = Call(
     http=("DELETE /secrets/{name}",),
 )
 
+create_prompt = Call(
+    "catalog.create_prompt",
+    CreatePrompt,
+    Prompt,
+    callers=("operator",),
+    needs=Need("create", "prompts"),
+    http=("POST /prompts",),
+)
+list_prompts = Call("catalog.list_prompts", ListPrompts, Prompts, callers=("operator",), http=("GET /prompts",))
+get_prompt = Call("catalog.get_prompt", GetPrompt, Prompt, callers=("operator",), http=("GET /prompts/{name}",))
+edit_prompt = Call("catalog.edit_prompt", EditPrompt, Prompt, callers=("operator",), http=("PUT /prompts/{spec.name}",))
+delete_prompt = Call(
+    "catalog.delete_prompt", DeletePrompt, Done, callers=("operator",), http=("DELETE /prompts/{name}",)
+)
+prompt_index = Call(
+    "catalog.prompt_index",
+    GetPromptIndex,
+    PromptIndex,
+    callers=("operator",),
+    http=("GET /projects/{project}/prompts",),
+)
+
 apply = Call("catalog.apply", Apply, Applied, callers=("operator",), timeout=10.0)
 token_terms = Call("catalog.token_terms", GetTokenTerms, TokenTerms, callers=("token",))
 backup = Call("catalog.backup", Backup, Dump, callers=("operator",), needs=Need.to_operate("backup"), timeout=30.0)
-restore = Call("catalog.restore", Restore, Done, callers=("operator",), needs=Need.to_operate("restore"), timeout=30.0)
+restore = Call(
+    "catalog.restore", Restore, Done, callers=("operator",), needs=Need.to_operate("restore", "escalate"), timeout=30.0
+)
 
 view = Call("catalog.view", GetView, View, callers=("router",))
 unseal = Call("catalog.unseal", Unseal, Connection, callers=("router",))
+read_prompts = Call("catalog.read_prompts", ReadPrompts, PromptTexts, callers=("router",))
+unseal_model = Call("catalog.unseal_model", UnsealModel, ModelConnection, callers=("router",))
 
 feed = Feed("catalog", followers=("router",))

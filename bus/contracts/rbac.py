@@ -247,6 +247,8 @@ list_token_bindings = Call(
 )
 apply = Call("rbac.apply", Apply, Applied, callers=("operator",), timeout=10.0)
 backup = Call("rbac.backup", Backup, Dump, callers=("operator",), needs=Need.to_operate("backup"), timeout=30.0)
-restore = Call("rbac.restore", Restore, Done, callers=("operator",), needs=Need.to_operate("restore"), timeout=30.0)
+restore = Call(
+    "rbac.restore", Restore, Done, callers=("operator",), needs=Need.to_operate("restore", "escalate"), timeout=30.0
+)
 
 feed = Feed("rbac", followers=("router",))

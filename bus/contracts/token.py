@@ -729,6 +729,8 @@ revoke_project = Call(
 apply_principals = Call("token.apply_principals", ApplyPrincipals, Applied, callers=("operator",), timeout=10.0)
 apply_tokens = Call("token.apply_tokens", ApplyTokens, AppliedTokens, callers=("operator",), timeout=10.0)
 backup = Call("token.backup", Backup, Dump, callers=("operator",), needs=Need.to_operate("backup"), timeout=30.0)
-restore = Call("token.restore", Restore, Done, callers=("operator",), needs=Need.to_operate("restore"), timeout=30.0)
+restore = Call(
+    "token.restore", Restore, Done, callers=("operator",), needs=Need.to_operate("restore", "escalate"), timeout=30.0
+)
 
-feed = Feed("token", followers=("gateway", "router"))
+feed = Feed("token", followers=("gateway", "router", "session"))

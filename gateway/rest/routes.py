@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcpctl.bus.contract import Authorized, Call, Done, declared
-from mcpctl.bus.contracts import CONTRACTS, token
+from mcpctl.bus.contracts import token
+from mcpctl.bus.contracts.every import CONTRACTS
 
 BASE = "/api/v1"
 

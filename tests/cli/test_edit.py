@@ -139,6 +139,19 @@ def test_paths_lead_into_mappings_and_null_removes():
     assert document == {"name": "a", "headers": {"X-Old": "1"}}
 
 
+def test_dots_lead_through_specifications_and_end_at_a_mapping():
+    document = {"kind": "project", "name": "a", "labels": {"a.b/c": "1"}}
+
+    changed = with_changes(document, ["gate.llm.timeoutMs=900", "gate.llm.model=7", "labels.a.b/c=2", "labels.d=3"])
+
+    assert changed == {
+        "kind": "project",
+        "name": "a",
+        "labels": {"a.b/c": "2", "d": "3"},
+        "gate": {"llm": {"timeoutMs": 900, "model": "7"}},
+    }
+
+
 @pytest.mark.parametrize("change", ["description", "=x", "name.deeper=x", "servers=[", ".a=b", "a.=b"])
 def test_a_change_that_leads_nowhere_is_refused(change):
     with pytest.raises(CliError) as refused:

@@ -36,6 +36,15 @@ def test_what_is_in_a_field_is_explained_below_it(capsys):
     assert "role <one of view, create, delete, edit, run> required" in told
 
 
+def test_a_kind_is_explained_with_all_that_is_in_its_fields(capsys):
+    assert main(["explain", "project"]) == 0
+
+    told = capsys.readouterr().out
+    assert "\n  gate <gate>\n" in told
+    assert "\n    mode <one of brief, refuse, strict>, default brief\n" in told
+    assert "\n      baseUrl <text> required\n" in told
+
+
 def test_a_default_is_told(capsys):
     assert main(["explain", "server.isolation"]) == 0
 

@@ -33,6 +33,10 @@ create server weather --url http://127.0.0.1:9/mcp --header Authorization=secret
 create server clock --command clock-server --prefix c --description Tells --label team=shop
 create project shop --server weather --server clock --description Sells --max-token-ttl 90d
 create project empty --label team=lab --label tier=web
+create project careful --server clock --gate refuse
+create prompt style -p shop --tag python --tag review --priority 8 --summary Style --content x --label team=shop
+create prompt conduct --global --content x
+create prompt readme -p shop --resource weather/docs://readme
 create group all-hands --description Everybody
 create group devs --group all-hands --member User:admin
 create serviceaccount build --group devs --description CI

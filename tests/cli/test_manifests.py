@@ -42,6 +42,32 @@ ITEMS = [
             created_at=NOW,
         ),
     ),
+    (
+        "project",
+        project(
+            gate=catalog.GateSpec(
+                exempt=("git/*",),
+                llm=catalog.ModelSpec(base_url="https://x.example/v1", model="m", secret_ref="k", timeout_ms=900),
+            )
+        ),
+    ),
+    ("project", project(gate=catalog.GateSpec())),
+    (
+        "prompt",
+        catalog.Prompt(
+            spec=catalog.PromptSpec(
+                name="style",
+                project="demo",
+                tags=("a", "b_c"),
+                priority=9,
+                content="# Style\n\n  two: lines \n\n\n",
+                resource=catalog.PromptResource(server="git", uri="file:///x"),
+            ),
+            revision=1,
+            created_at=NOW,
+            updated_at=NOW,
+        ),
+    ),
     ("user", token.User(name="ann@example.org", groups=("devs",), disabled=True, created_at=NOW)),
     ("group", token.Group(name="devs", description="d", groups=("all",), members=("User:ann",), created_at=NOW)),
     ("serviceaccount", token.ServiceAccount(name="ci", groups=(), description="", created_at=NOW)),
@@ -139,6 +165,26 @@ def test_a_secret_takes_its_value_from_the_environment_or_a_file(monkeypatch, tm
             "kind: rbac\nname: a\nsubjects: [User:ann]\nroleBindings:\n  - role: view\n    resouce: servers\n",
             "f.yaml, line 6: roleBindings.0.resouce: no such field",
         ),
+        (
+            "kind: project\nname: a\ngate:\n  llm:\n    baseUrl: http://x\n    modle: m\n",
+            "f.yaml, line 6: gate.llm.modle: no such field: there are baseUrl, model, secretRef, timeoutMs",
+        ),
+        (
+            "kind: project\nname: a\ngate:\n  llm:\n    base_url: http://x\n",
+            "f.yaml, line 5: gate.llm.base_url: no such field: there are baseUrl",
+        ),
+        ("kind: project\nname: a\ngate:\n  llm:\n    model: m\n", "f.yaml, line 4: gate.llm.baseUrl: is missing"),
+        (
+            "kind: project\nname: a\ngate:\n  llm:\n    baseUrl: http://x\n    model: m\n    timeoutMs: 1\n",
+            "f.yaml, line 7: gate.llm.timeoutMs: must be greater than or equal to 100",
+        ),
+        ("kind: project\nname: a\ngate: brief\n", "f.yaml, line 3: gate: must be a mapping"),
+        ("kind: project\nname: a\ngate:\n  exempt: [a, 1]\n", "f.yaml, line 4: gate.exempt.1: must be a text"),
+        ("kind: prompt\nname: a\n", "f.yaml, line 1: a prompt has content, or a resource that supplies it"),
+        (
+            "kind: rbac\nname: a\nsubjects: [User:ann]\nroleBindings:\n  - role: run\n    when: {a_b: {glop: x}}\n",
+            "f.yaml, line 6: roleBindings.0.when.a_b.glop: no such field: there are equals, in, glob, min, max",
+        ),
         ("kind: secret\nname: a\nvalueFrom: {env: NOT_SET_AT_ALL}\n", "NOT_SET_AT_ALL is empty or not set"),
         ("kind: secret\nname: a\nvalue: v\nvalueFrom: {env: HOME}\n", "f.yaml, line 4: valueFrom: write either"),
         ("kind: secret\nname: a\nvalueFrom: {file: /nowhere/at/all}\n", "cannot read /nowhere/at/all"),
@@ -167,6 +213,23 @@ def test_mcptokens_of_the_same_name_in_two_projects_are_two():
     text = "kind: mcptoken\nname: ci\nproject: a\n---\nkind: mcptoken\nname: ci\nproject: b\n"
 
     assert len(read_all(list(parse(text, "f.yaml")))) == 2
+
+
+def test_nested_members_are_shown_in_camel_case_and_what_is_in_a_mapping_as_it_is():
+    model = catalog.ModelSpec(base_url="https://x.example/v1", model="m")
+    when = {"base_url": {"in": ["a"]}, "empty": {"equals": ""}, "off": {"equals": False}}
+    binding = Binding.model_validate({"role": "run", "resource": "tools", "when": when})
+
+    gate = document("project", project(gate=catalog.GateSpec(llm=model)))["gate"]
+    definition = rbac.Definition(name="a", subjects=("User:ann",), bindings=(binding,))
+    bindings = document("rbac", definition)["roleBindings"]
+
+    assert gate == {
+        "mode": "brief",
+        "budget": 16384,
+        "llm": {"baseUrl": "https://x.example/v1", "model": "m", "timeoutMs": 5000},
+    }
+    assert bindings == [{"role": "run", "resource": "tools", "when": when}]
 
 
 def test_conditions_are_read_from_a_document_in_all_their_forms():

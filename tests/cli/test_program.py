@@ -66,7 +66,7 @@ def test_a_verb_loads_no_database_and_no_http_server():
         (["gte"], 'no command "mcpctl gte": did you mean get?'),
         (["create", "serverr"], 'no command "mcpctl create serverr": did you mean server?'),
         (["get", "servrs"], 'no resource "servrs": did you mean servers?'),
-        (["get", "xyzzy"], "there are projects, servers, mcptokens"),
+        (["get", "xyzzy"], "there are projects, servers, prompts, mcptokens"),
         (["get"], "missing argument"),
         (["delete", "servers"], "name the servers that you mean, or choose them with -l"),
         (["delete", "server", "a", "-l", "b"], "give either names or -l"),

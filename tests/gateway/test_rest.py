@@ -87,6 +87,7 @@ async def test_a_project_is_created_shown_changed_and_deleted(admin):
         "servers": [],
         "naming": "plain",
         "max_token_ttl": None,
+        "gate": None,
     }
 
     answer, shown = await admin.ask("GET", "/projects/over-http")
@@ -101,6 +102,46 @@ async def test_a_project_is_created_shown_changed_and_deleted(admin):
     answer, body = await admin.ask("DELETE", "/projects/over-http")
     assert (answer.status, body) == (204, None)
     fault(*await admin.ask("GET", "/projects/over-http"), 404, "not_found")
+
+
+async def test_a_prompt_is_created_listed_changed_and_deleted(admin):
+    gate = {"mode": "strict", "llm": {"base_url": "http://127.0.0.1:9/v1", "model": "small"}}
+    answer, body = await admin.ask("POST", "/projects", {"spec": {"name": "briefed", "gate": gate}})
+    assert (answer.status, body["spec"]["gate"]["llm"]["timeout_ms"]) == (201, 5000)
+    spec = {"name": "over-http", "project": "briefed", "tags": ["a"], "content": "né"}
+
+    answer, created = await admin.ask("POST", "/prompts", {"spec": spec})
+    assert (answer.status, created["spec"]["priority"], created["revision"]) == (201, 5, 1)
+    answer, shown = await admin.ask("GET", "/prompts/over-http")
+    assert (answer.status, shown) == (200, created)
+    _, listed = await admin.ask("GET", "/prompts?project=briefed")
+    assert listed == {"items": [created]}
+    _, index = await admin.ask("GET", "/projects/briefed/prompts")
+    assert index == {"items": [{"name": "over-http", "tags": ["a"], "priority": 5, "summary": "", "size": 3}]}
+
+    changed = {"spec": {**spec, "priority": 9}, "revision": 1}
+    answer, body = await admin.ask("PUT", "/prompts/over-http", changed)
+    assert (answer.status, body["spec"]["priority"], body["revision"]) == (200, 9, 2)
+    fault(*await admin.ask("PUT", "/prompts/over-http", changed), 409, "conflict")
+    fault(*await admin.ask("POST", "/prompts", {"spec": {"name": "empty"}}), 400, "bad_request")
+
+    answer, body = await admin.ask("DELETE", "/prompts/over-http")
+    assert (answer.status, body) == (204, None)
+    fault(*await admin.ask("GET", "/prompts/over-http"), 404, "not_found")
+    await admin.ask("DELETE", "/projects/briefed")
+
+
+async def test_an_agent_sees_the_prompts_of_its_project_alone(admin, agent):
+    await admin.ask("POST", "/prompts", {"spec": {"name": "of-dual", "project": "dual", "content": "x"}})
+    try:
+        answer, _ = await agent.ask("GET", "/projects/dual/prompts")
+        assert answer.status == 200
+        fault(*await agent.ask("GET", "/projects/other/prompts"), 403, "forbidden")
+        fault(*await agent.ask("GET", "/prompts/nowhere"), 403, "forbidden")
+        fault(*await agent.ask("DELETE", "/prompts/of-dual"), 403, "forbidden")
+    finally:
+        answer, _ = await admin.ask("DELETE", "/prompts/of-dual")
+    assert answer.status == 204
 
 
 async def test_a_second_server_in_a_plain_project_is_a_conflict_until_prefixes_are_asked_for(admin):
@@ -181,6 +222,20 @@ async def test_a_wrong_query_or_path_is_400(admin, path, message):
 
     assert message is None or told == message
     assert message is not None or told.startswith("name: ")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b'{"spec": {"name": "a"}, "spec": {"name": "b"}}', "the body names spec twice"),
+        (b'{"spec": {"name": "a", "name": "b"}}', "the body names name twice"),
+        (b'{"spec": {"name": "a"}, "revision": 18446744073709551617}', "a whole number of the body is beyond 64 bits"),
+    ],
+)
+async def test_what_two_readers_could_take_for_two_things_is_400(admin, data, message):
+    json_type = {"Content-Type": "application/json"}
+
+    assert fault(*await admin.ask("PUT", "/projects/a", data=data, headers=json_type), 400, "bad_request") == message
 
 
 async def test_what_is_no_json_is_400_and_no_media_type_is_415(admin):

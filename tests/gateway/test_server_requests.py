@@ -1,11 +1,15 @@
 """What a server asks its client during a call, where the client speaks a handshake revision."""
 
 import asyncio
+import json
 
 import aiohttp
 import pytest
 
 from mcpctl.bus.contracts import token
+from mcpctl.bus.contracts.session import Session
+from mcpctl.bus.mcp_messages import decode_fields
+from mcpctl.gateway import server_requests
 from tests.gateway.raw_session import RawSession, events_of, last_message
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -138,6 +142,29 @@ async def test_closing_the_session_ends_a_call_that_waits_for_its_client(system)
             async with session.delete(gateway=1) as closed:
                 assert closed.status == 204
             assert [event.message async for event in events_of(running) if "result" in event.message] == []
+
+
+async def test_a_client_that_does_not_answer_in_time_is_told_so(monkeypatch):
+    monkeypatch.setattr(server_requests, "SIGN_OF_LIFE", 0.01)
+    monkeypatch.setattr(server_requests, "ANSWER_WITHIN", 0.0)
+    asked = decode_fields(b'{"q":{"method":"elicitation/create","params":{"message":"Which colour?"}}}')
+    session = Session(
+        key="k",
+        owner="o",
+        project="p",
+        server=None,
+        version="2025-11-25",
+        client_info="{}",
+        capabilities='{"elicitation":{}}',
+    )
+
+    waiting = server_requests.ServerRequests("gateway-" + "a" * 16).begin(session, None, "1", asked)
+    answers = await waiting.answers()
+
+    (question,), (withdrawn,) = waiting.messages, waiting.withdrawn
+    assert b"did not answer in time" in bytes(answers["q"])
+    assert json.loads(withdrawn)["method"] == "notifications/cancelled"
+    assert json.loads(withdrawn)["params"]["requestId"] == json.loads(question)["id"]
 
 
 async def question_of(running):

@@ -1,0 +1,1 @@
+"""Which prompts a briefing gives for a task: chosen by tags and words, or by a model."""
