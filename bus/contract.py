@@ -58,6 +58,10 @@ class Outcome(Message):
     before: dict[str, Any] | None = None
 
 
+MOST = 1000
+"""Documents of one kind in one request at the most, and members of any other list that whoever asks has made."""
+
+
 class Applied(Message):
     """What applying documents did, in their order."""
 

@@ -153,6 +153,7 @@ class Catalog(Actor):
             raise
 
     async def _apply(self, request: catalog.Apply) -> Applied:
+        await self._demand_sight(request)
         plan = await self._store.read(lambda session: applying.plan(session, request, self._keyring))
         verdicts = [await self._authorize(request.bearer, *need) for need in plan.needs()]
         if request.dry_run or plan.removed_projects:
@@ -203,6 +204,14 @@ class Catalog(Actor):
     @handles(catalog.feed.pull)
     async def changes(self, request: PullChanges, _caller: Caller) -> Changes:
         return await self._feed.pull(request)
+
+    async def _demand_sight(self, request: catalog.Apply) -> None:
+        """Raise `Forbidden` for what the bearer may not even see: in the same words whether it is there or not."""
+        for resource, named in applying.named(request).items():
+            need = Need("view", resource)
+            if not (await self.decide(request.bearer, need, None, None)).allowed:  # most may see all of them
+                for name, project in named:
+                    await self.authorize(request.bearer, need, name, project)
 
     async def _authorize(self, bearer: str, need: Need, name: str, project: str | None) -> rbac.Verdict:
         """Return the verdict that grants what a document takes. Raises `Forbidden`."""

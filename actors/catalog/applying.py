@@ -105,6 +105,24 @@ def plan(session: Session, request: catalog.Apply, keyring: Keyring) -> Plan:
     )
 
 
+def named(request: catalog.Apply) -> dict[str, list[tuple[str, str | None]]]:
+    """Return what a request is about by its resource: the name, and the project in which the right to view is asked.
+
+    Not the prompts that are to be removed: where they are is found by looking.
+    """
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    for spec in _documents(request):
+        home = spec.project if isinstance(spec, catalog.PromptSpec) else None
+        found.setdefault(f"{KIND[type(spec)]}s", []).append((spec.name, home))
+    for ref in request.remove:
+        if ref.kind != "prompt":
+            found.setdefault(f"{ref.kind}s", []).append((ref.name, None))
+    return {
+        resource: [(name, name if resource == "projects" else home) for name, home in each]
+        for resource, each in found.items()
+    }
+
+
 def _documents(request: catalog.Apply) -> Sequence[Spec]:
     """Return the documents in the order in which they are brought about."""
     return (*request.secrets, *request.servers, *request.projects, *request.prompts)

@@ -27,7 +27,7 @@ from mcpctl.bus.contract import Applied, Outcome, Ref
 from mcpctl.bus.contracts import rbac
 from mcpctl.bus.contracts.rbac import Definition, Verdict
 from mcpctl.bus.contracts.token import Principal
-from mcpctl.bus.errors import BadRequest, BusError, Forbidden
+from mcpctl.bus.errors import BadRequest, BusError, Conflict, Forbidden
 
 KIND = "rbac"
 
@@ -98,6 +98,7 @@ class Applying:
 
         Raises `BadRequest`, `Conflict`, `NotFound`, and `Forbidden` for what the asker may not do or give.
         """
+        self._demand_sight(session, request, asker)
         steps = list(_steps(session, request))
         verdicts = [self._policy.judge(session, asker, _question(step)) for step in steps]
         for step, verdict in zip(steps, verdicts, strict=True):
@@ -110,6 +111,24 @@ class Applying:
             elif step.wanted is not None and step.was is not None:
                 self._policy.demand_may_change(session, asker, step.was, step.wanted)
         return steps, verdicts
+
+    def _demand_sight(self, session: Session, request: rbac.Apply, asker: Principal) -> None:
+        """Raise `Forbidden` for what the asker may not even see: in the same words whether it is there or not."""
+        for wanted in request.definitions:
+            verdict = self._policy.judge(session, asker, Question("view", KIND, wanted.name, wanted.project))
+            if not verdict.allowed:
+                raise Forbidden(verdict.reason)
+            row = session.get(DefinitionRow, wanted.name)
+            if row is not None and not self._sees(session, asker, row):
+                raise Conflict(f"definition {wanted.name} is another one, which you may not see: choose another name")
+        for ref in request.remove:
+            row = session.get(DefinitionRow, ref.name)
+            everywhere = self._policy.judge(session, asker, Question("view", KIND, ref.name, None)).allowed
+            if not everywhere and (row is None or not self._sees(session, asker, row)):
+                raise Forbidden(f"there is no definition {ref.name}, or none that you may see")
+
+    def _sees(self, session: Session, asker: Principal, row: DefinitionRow) -> bool:
+        return self._policy.judge(session, asker, Question("view", KIND, row.name, row.project)).allowed
 
     async def _note(self, step: Step, verdict: Verdict) -> None:
         event = {"kind": SINGLE[step.action], "outcome": "allow", "project": step.project, "name": step.name}

@@ -77,8 +77,15 @@ class RbacEvaluator(Actor):
         return await self._changes.pull(request)
 
     async def _decide(self, bearer: str, question: Question, subject: str | None = None) -> rbac.Verdict:
-        if question.resource == "rbac" and question.project is None and question.name and question.verb != "create":
-            question = replace(question, project=await self._definitions.project_of(question.name))
+        where = question.project
+        if question.resource == "rbac" and where is None and question.name and question.verb != "create":
+            where = await self._definitions.project_of(question.name)
+        verdict = await self._decide_in(bearer, replace(question, project=where), subject)
+        if verdict.allowed or where == question.project:
+            return verdict
+        return await self._decide_in(bearer, question, subject)  # it is not told in which project there is one
+
+    async def _decide_in(self, bearer: str, question: Question, subject: str | None) -> rbac.Verdict:
         if subject is not None:
             return await self._policy.decide_for(bearer, subject, question)
         return await self._policy.decide(bearer, question)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sqlmodel import Session
+
 from mcpctl.actors.changes import Changing
 from mcpctl.actors.token_registry.demands import Demands, Guarded, Right
 from mcpctl.actors.token_registry.groups import GroupChange, create_group, delete_group, edit_group, find_group
@@ -68,6 +70,7 @@ class Applying:
         _demand_once(request)
         for user in request.users:
             demand_affordable(user.name, user.password_hash)
+        await self._demand_rights(request)
         now = self._records.clock()
 
         def work(changing: Changing, demands: Demands) -> _Run:
@@ -84,6 +87,16 @@ class Applying:
         await self._note(done, verdicts)
         return Applied(items=tuple(done.items))
 
+    async def _demand_rights(self, request: token.ApplyPrincipals) -> None:
+        """Raise `Forbidden` for one who lacks a right, before anything is rehearsed, which others would wait for.
+
+        The right to view comes first: who has not even that is not told what there is.
+        """
+        seen = {Right("view", RESOURCE[kind], name) for kind, name in _named(request)}
+        await self._guarded.check(request.bearer, Demands(rights=seen))
+        wanted = await self._records.read(lambda session: _rights(session, request))
+        await self._guarded.check(request.bearer, Demands(rights=wanted - seen))
+
     async def _note(self, done: "_Run", verdicts: dict[Right, Verdict]) -> None:
         for item in done.items:
             if item.action != "unchanged":
@@ -94,19 +107,45 @@ class Applying:
 
 def _demand_once(request: token.ApplyPrincipals) -> None:
     """Raise `BadRequest` for one that is named twice, or is of a kind that is not kept here."""
-    named = [
-        *(("group", spec.name) for spec in request.groups),
-        *(("user", spec.name) for spec in request.users),
-        *(("serviceaccount", spec.name) for spec in request.service_accounts),
-        *((ref.kind, ref.name) for ref in request.remove),
-    ]
     seen: set[tuple[str, str]] = set()
-    for kind, name in named:
+    for kind, name in _named(request):
         if kind not in RESOURCE:
             raise BadRequest(f"a {kind} cannot be removed here: only a group, a user or a serviceaccount")
         if (kind, name) in seen:
             raise BadRequest(f"{kind} {name} is named twice: leave one of the two out")
         seen.add((kind, name))
+
+
+def _named(request: token.ApplyPrincipals) -> list[tuple[str, str]]:
+    """Return kind and name of all that a request is about."""
+    return [
+        *(("group", spec.name) for spec in request.groups),
+        *(("user", spec.name) for spec in request.users),
+        *(("serviceaccount", spec.name) for spec in request.service_accounts),
+        *((ref.kind, ref.name) for ref in request.remove),
+    ]
+
+
+def _rights(session: Session, request: token.ApplyPrincipals) -> set[Right]:
+    """Return the right that each document takes, as things are."""
+    found = {Right("delete", RESOURCE[ref.kind], ref.name) for ref in request.remove}
+    for group in request.groups:
+        row = session.get(GroupRow, group.name)
+        found.add(_right("groups", group, None if row is None else _group_spec(row)))
+    for user in request.users:
+        person = session.get(UserRow, user.name)
+        new_hash = person is not None and user.password_hash not in (None, person.password_hash)
+        found.add(_right("users", user, None if person is None else _user_spec(person), is_other=new_hash))
+    for account in request.service_accounts:
+        machine = session.get(ServiceAccountRow, account.name)
+        found.add(_right("serviceaccounts", account, None if machine is None else _account_spec(machine)))
+    return found
+
+
+def _right(resource: str, wanted: Spec, was: Spec | None, *, is_other: bool = False) -> Right:
+    if was is None:
+        return Right("create", resource, wanted.name)
+    return Right("view" if _same(was, wanted) and not is_other else "edit", resource, wanted.name)
 
 
 @dataclass

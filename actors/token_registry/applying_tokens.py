@@ -56,6 +56,12 @@ class ApplyingTokens:
 
     async def _apply(self, request: token.ApplyTokens, asker: token.Principal) -> token.AppliedTokens:
         _demand_once(request)
+        named = [
+            *((spec.name, spec.project) for spec in request.tokens),
+            *((r.name, r.project) for r in request.remove),
+        ]
+        seen = {Right("view", "mcptokens", name, project) for name, project in named}
+        await self._guarded.check(request.bearer, Demands(rights=seen))  # else it would be told what there is
         now = self._records.clock()
         missing = await self._records.read(
             lambda session: [spec for spec in request.tokens if _active(session, spec, now) is None]

@@ -7,6 +7,7 @@ from mcpctl.actors.changes import ChangeRow, Changing
 from mcpctl.actors.dumps import Row
 from mcpctl.actors.token_registry.demands import able_admins
 from mcpctl.actors.token_registry.rows import BearerRow, GroupRow, Records, ServiceAccountRow, UserRow
+from mcpctl.actors.token_registry.users import demand_affordable
 from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.bearer import digest
 from mcpctl.bus.contract import Backup, Done, Dump, Restore
@@ -30,6 +31,8 @@ class Backups:
     @handles(token.restore)
     async def restore(self, request: Restore, _caller: Caller) -> Done:
         rows = dumps.read(self._records.store, request.dump, TABLES)
+        for row in rows["users"]:
+            demand_affordable(row["name"], row["password_hash"] or None)
         own, now = digest(request.bearer), self._records.clock()
         await self._records.write(lambda changing: _restore(changing, rows, own, now))
         return Done()

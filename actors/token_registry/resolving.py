@@ -37,7 +37,11 @@ class Resolving:
 
     @handles(token.whoami)
     async def whoami(self, request: token.WhoAmI, _caller: Caller) -> token.Principal:
-        return (await self.find(request.bearer))[0].principal
+        principal = (await self.find(request.bearer))[0].principal
+        if principal.kind != "McpToken":
+            return principal
+        owner = principal.owner.model_copy(update={"groups": ()})  # an agent need not know what else its owner may do
+        return principal.model_copy(update={"owner": owner, "parents": ()})
 
     @handles(token.find_principal)
     async def find_principal(self, request: token.FindPrincipal, _caller: Caller) -> token.Resolved:

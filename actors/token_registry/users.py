@@ -19,9 +19,11 @@ from mcpctl.bus.contracts import token
 from mcpctl.bus.contracts.rbac import Verdict
 from mcpctl.bus.errors import BadRequest, Conflict, NotFound
 
-COSTLIEST_KIB = 1024 * 1024
-SLOWEST_PASSES = 64
-MOST_LANES = 64
+COSTLIEST_KIB, MOST_LANES = 256 * 1024, 8
+"""Memory and threads of a hash that is taken over at the most: any login would have them spent."""
+
+COSTLIEST = 4 * COSTLIEST_KIB
+"""Memory times passes, in KiB: a second or so."""
 
 Asker = Verdict | token.Principal
 
@@ -142,14 +144,15 @@ def delete_user(changing: Changing, demands: Demands, row: UserRow, now: int) ->
 
 
 def demand_affordable(name: str, password_hash: str | None) -> None:
-    """Raise `BadRequest` for what is no argon2 hash, or one that would take a minute or all memory to check."""
+    """Raise `BadRequest` for what is no argon2 hash, or one that would take seconds or all memory to check."""
     if password_hash is None:
         return
     try:
         found = extract_parameters(password_hash)
     except (InvalidHashError, ValueError) as error:
         raise BadRequest(f"the password_hash of user {name} is no argon2 hash") from error
-    if found.memory_cost > COSTLIEST_KIB or found.time_cost > SLOWEST_PASSES or found.parallelism > MOST_LANES:
+    cost = found.memory_cost * found.time_cost
+    if found.memory_cost > COSTLIEST_KIB or cost > COSTLIEST or found.parallelism > MOST_LANES:
         raise BadRequest(f"the password_hash of user {name} costs too much to check")
 
 

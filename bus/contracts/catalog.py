@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from mcpctl.bus.bindings import NameGlob
-from mcpctl.bus.contract import Applied, Authorized, Backup, Call, Done, Dump, Feed, Message, Need, Ref, Restore
+from mcpctl.bus.contract import MOST, Applied, Authorized, Backup, Call, Done, Dump, Feed, Message, Need, Ref, Restore
 from mcpctl.bus.names import Label, Labels, Lifetime, lifetime_seconds
 
 SECRET_MARK = "secret:"  # noqa: S105 - the mark of a reference, not a secret
@@ -425,11 +425,11 @@ class DeleteSecret(Authorized):
 class Apply(Authorized):
     """Bring projects, servers, secrets and prompts to their documents, all or none; `remove` what is not wanted."""
 
-    projects: tuple[ProjectSpec, ...] = ()
-    servers: tuple[ServerSpec, ...] = ()
-    secrets: tuple[SecretSpec, ...] = ()
-    prompts: tuple[PromptSpec, ...] = ()
-    remove: tuple[Ref, ...] = ()
+    projects: tuple[ProjectSpec, ...] = Field((), max_length=MOST)
+    servers: tuple[ServerSpec, ...] = Field((), max_length=MOST)
+    secrets: tuple[SecretSpec, ...] = Field((), max_length=MOST)
+    prompts: tuple[PromptSpec, ...] = Field((), max_length=MOST)
+    remove: tuple[Ref, ...] = Field((), max_length=MOST)
     dry_run: bool = False
 
 

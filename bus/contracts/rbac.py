@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from mcpctl.bus.bindings import VERBS_OF, Binding, Operation, Resource, Role, Scope, Verb
-from mcpctl.bus.contract import Applied, Authorized, Backup, Call, Done, Dump, Feed, Message, Need, Ref, Restore
+from mcpctl.bus.contract import MOST, Applied, Authorized, Backup, Call, Done, Dump, Feed, Message, Need, Ref, Restore
 from mcpctl.bus.names import Label, Labels, principal_label
 
 __all__ = ["VERBS_OF", "Binding", "Operation", "Resource", "Role", "Scope", "Verb"]
@@ -25,8 +25,8 @@ class Definition(Message):
     name: Label
     labels: Labels = Field(default_factory=dict)
     project: Label | None = None
-    subjects: tuple[SubjectText, ...] = Field(min_length=1)
-    bindings: tuple[Binding, ...] = ()
+    subjects: tuple[SubjectText, ...] = Field(min_length=1, max_length=MOST)
+    bindings: tuple[Binding, ...] = Field((), max_length=MOST)
 
     @field_validator("subjects")
     @classmethod
@@ -155,7 +155,7 @@ class BindToken(Authorized):
     project: Label
     name: Label
     sha: str
-    bindings: tuple[Binding, ...] = ()
+    bindings: tuple[Binding, ...] = Field((), max_length=MOST)
     clone: bool = False
     copy_of: str | None = None
 
@@ -194,8 +194,8 @@ class TokenBindings(Message):
 class Apply(Authorized):
     """Bring definitions to their documents, all or none; `remove` what is no longer wanted."""
 
-    definitions: tuple[Definition, ...] = ()
-    remove: tuple[Ref, ...] = ()
+    definitions: tuple[Definition, ...] = Field((), max_length=MOST)
+    remove: tuple[Ref, ...] = Field((), max_length=MOST)
     dry_run: bool = False
 
 

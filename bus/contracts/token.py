@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field
 
 from mcpctl.bus.contract import (
+    MOST,
     Applied,
     Authorized,
     Backup,
@@ -132,7 +133,7 @@ class UserSpec(Message):
 
     name: UserName
     labels: Labels = Field(default_factory=dict)
-    groups: tuple[Label, ...] = ()
+    groups: tuple[Label, ...] = Field((), max_length=MOST)
     disabled: bool = False
     password_hash: Annotated[str, Field(pattern=r"^\$argon2id?\$[\x21-\x7e]{1,500}$")] | None = Field(None, repr=False)
 
@@ -143,7 +144,7 @@ class GroupSpec(Message):
     name: Label
     labels: Labels = Field(default_factory=dict)
     description: str = Field("", max_length=500)
-    groups: tuple[Label, ...] = ()
+    groups: tuple[Label, ...] = Field((), max_length=MOST)
 
 
 class ServiceAccountSpec(Message):
@@ -152,7 +153,7 @@ class ServiceAccountSpec(Message):
     name: Label
     labels: Labels = Field(default_factory=dict)
     description: str = Field("", max_length=500)
-    groups: tuple[Label, ...] = ()
+    groups: tuple[Label, ...] = Field((), max_length=MOST)
 
 
 class TokenSpec(Message):
@@ -162,7 +163,7 @@ class TokenSpec(Message):
     name: Label
     labels: Labels = Field(default_factory=dict)
     description: str = Field("", max_length=500)
-    bindings: tuple[Binding, ...] = ()
+    bindings: tuple[Binding, ...] = Field((), max_length=MOST)
     ttl_seconds: Ttl | None = None
     expires_at: AwareDatetime | None = None
     never_expires: bool = False
@@ -174,7 +175,7 @@ class CreateUser(Authorized):
     name: UserName
     password: Password = Field(repr=False)
     labels: Labels = Field(default_factory=dict)
-    groups: tuple[Label, ...] = ()
+    groups: tuple[Label, ...] = Field((), max_length=MOST)
 
 
 class User(Message):
@@ -206,7 +207,7 @@ class EditUser(Authorized):
 
     name: UserName
     labels: Labels | None = None
-    groups: tuple[Label, ...] | None = None
+    groups: Annotated[tuple[Label, ...], Field(max_length=MOST)] | None = None
     disabled: bool | None = None
     password: Password | None = Field(None, repr=False)
 
@@ -224,7 +225,7 @@ class CreateGroup(Authorized):
     labels: Labels = Field(default_factory=dict)
     description: str = Field("", max_length=500)
     groups: tuple[Label, ...] = ()
-    members: tuple[str, ...] = ()
+    members: tuple[str, ...] = Field((), max_length=MOST)
 
 
 class Group(Message):
@@ -258,9 +259,9 @@ class EditGroup(Authorized):
     name: Label
     labels: Labels | None = None
     description: str | None = Field(None, max_length=500)
-    groups: tuple[Label, ...] | None = None
-    add_members: tuple[str, ...] = ()
-    remove_members: tuple[str, ...] = ()
+    groups: Annotated[tuple[Label, ...], Field(max_length=MOST)] | None = None
+    add_members: tuple[str, ...] = Field((), max_length=MOST)
+    remove_members: tuple[str, ...] = Field((), max_length=MOST)
 
 
 class DeleteGroup(Authorized):
@@ -274,7 +275,7 @@ class CreateServiceAccount(Authorized):
 
     name: Label
     labels: Labels = Field(default_factory=dict)
-    groups: tuple[Label, ...] = ()
+    groups: tuple[Label, ...] = Field((), max_length=MOST)
     description: str = Field("", max_length=500)
 
 
@@ -307,7 +308,7 @@ class EditServiceAccount(Authorized):
 
     name: Label
     labels: Labels | None = None
-    groups: tuple[Label, ...] | None = None
+    groups: Annotated[tuple[Label, ...], Field(max_length=MOST)] | None = None
     description: str | None = Field(None, max_length=500)
 
 
@@ -344,7 +345,7 @@ class IssueToken(Authorized):
     name: Label
     labels: Labels = Field(default_factory=dict)
     description: str = Field("", max_length=500)
-    bindings: tuple[Binding, ...] = ()
+    bindings: tuple[Binding, ...] = Field((), max_length=MOST)
     rbac: Literal["empty", "clone"] = "empty"
     ttl_seconds: Ttl | None = None
     expires_at: AwareDatetime | None = None
@@ -469,10 +470,10 @@ class UsedToken(Authorized):
 class ApplyPrincipals(Authorized):
     """Bring groups, users and service accounts to their documents, all or none; `remove` what is no longer wanted."""
 
-    groups: tuple[GroupSpec, ...] = ()
-    users: tuple[UserSpec, ...] = ()
-    service_accounts: tuple[ServiceAccountSpec, ...] = ()
-    remove: tuple[Ref, ...] = ()
+    groups: tuple[GroupSpec, ...] = Field((), max_length=MOST)
+    users: tuple[UserSpec, ...] = Field((), max_length=MOST)
+    service_accounts: tuple[ServiceAccountSpec, ...] = Field((), max_length=MOST)
+    remove: tuple[Ref, ...] = Field((), max_length=MOST)
     dry_run: bool = False
 
 
@@ -483,8 +484,8 @@ class ApplyTokens(Authorized):
     longest that its mcptokens will last, in seconds.
     """
 
-    tokens: tuple[TokenSpec, ...] = ()
-    remove: tuple[Ref, ...] = ()
+    tokens: tuple[TokenSpec, ...] = Field((), max_length=MOST)
+    remove: tuple[Ref, ...] = Field((), max_length=MOST)
     projects: dict[Label, int | None] = Field(default_factory=dict)
     dry_run: bool = False
 

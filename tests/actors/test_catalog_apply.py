@@ -205,6 +205,21 @@ async def test_who_is_nobody_learns_nothing(actor, root):
             await apply(nobody, remove=remove)
 
 
+@pytest.mark.parametrize("kind", ["server", "project", "secret"])
+async def test_who_may_see_nothing_is_not_told_what_there_is(actor, root, user, kind):
+    await apply(root, PROJECT, SERVER, SECRET)
+    there = {"server": SERVER, "project": PROJECT, "secret": SECRET}[kind].name
+    sven = await user("sven", "role:view,resource:prompts")
+    told = []
+
+    for name in (there, "nowhere"):
+        with pytest.raises(Forbidden) as refused:
+            await apply(sven, remove=[(kind, name)])
+        told.append(str(refused.value).replace(name, "it"))
+
+    assert told[0] == told[1]
+
+
 async def test_who_may_only_see_a_secret_gets_no_ciphertext_and_cannot_guess_the_value(actor, root, user):
     await apply(root, SECRET)
     sven = await user("sven", "role:view,resource:secrets")

@@ -562,8 +562,8 @@ async def test_what_a_prompt_was_comes_with_the_answer_and_can_be_applied_again(
 @pytest.mark.parametrize(
     ("documents", "lacks"),
     [
-        ({"prompts": [prompt("new", "shop")]}, "create prompts new"),
-        ({"prompts": [prompt("own", "shop")]}, "there is no prompt own, or none that you may see"),
+        ({"prompts": [prompt("new", "shop")]}, "view prompts new"),
+        ({"prompts": [prompt("own", "shop")]}, "view prompts own"),
         ({"prompts": [prompt("other", "web")]}, "there is no prompt other, or none that you may see"),
         ({"prompts": [prompt("all", "web")]}, "there is no prompt all, or none that you may see"),
         ({"prompts": [linked("new", "web")]}, "view servers git in project web"),

@@ -506,6 +506,7 @@ async def test_without_a_gate_the_lease_lapses_here_before_it_does_there(
 
 
 async def test_what_lapsed_here_is_lost_even_where_the_gate_saw_no_gap(gate, registry, start_router, monkeypatch):
+    monkeypatch.setattr(router_owners, "FIRST_LEASE", 10.0)
     router, bearer = await start_router(), registry.add("web")
     await router.owner_of(bearer)
 

@@ -136,11 +136,15 @@ async def test_who_keeps_one_project_applies_nothing_elsewhere(plane, root, keep
     await root.grant("shops", "User:bob", VIEW, project="shop")
 
     for project in (None, "shop"):
-        with pytest.raises(Forbidden, match="may not create rbac"):
+        with pytest.raises(Forbidden, match="may not view rbac"):
             await apply(keeper, document("out", VIEW, project=project))
-    with pytest.raises(Forbidden, match="may not delete rbac"):
-        await apply(keeper, remove=["shops"])
-    with pytest.raises(Conflict, match="project of definition shops"):
+    for name in ("shops", "missing"):
+        with pytest.raises(Forbidden, match=f"there is no definition {name}, or none that you may see"):
+            await apply(keeper, remove=[name])
+        with pytest.raises(Forbidden) as refused:
+            await keeper.ask(rbac.get_definition, name=name)
+        assert "shop" not in str(refused.value).replace("shops", "")
+    with pytest.raises(Conflict, match="choose another name"):
         await apply(keeper, document("shops", VIEW, project="web"))
 
 

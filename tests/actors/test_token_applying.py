@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from argon2 import PasswordHasher
 
-from mcpctl.actors.token_registry.rows import UserRow
+from mcpctl.actors.token_registry.rows import Records, UserRow
 from mcpctl.bus.contract import Ref
 from mcpctl.bus.contracts import rbac, token
 from mcpctl.bus.contracts.rbac import Binding
@@ -237,11 +237,52 @@ async def test_each_document_takes_the_right_of_its_verb(plane, root, dry_run):
         ({"users": (UserSpec(name="eve"),)}, "create users eve"),
         ({"users": (UserSpec(name="ann", disabled=True),)}, "edit users ann"),
         ({"remove": (Ref(kind="user", name="ann"),)}, "delete users ann"),
-        ({"service_accounts": (ServiceAccountSpec(name="ci"),)}, "create serviceaccounts ci"),
+        ({"service_accounts": (ServiceAccountSpec(name="ci"),)}, "view serviceaccounts ci"),
         ({"groups": (GroupSpec(name="admins", description="x"),)}, "edit groups admins"),
     ):
         with pytest.raises(Forbidden, match=f"may not {verb}"):
             await apply(viewer, **fields, dry_run=dry_run)
+
+
+@pytest.mark.parametrize("call", [token.apply_principals, token.apply_tokens])
+async def test_who_may_see_nothing_is_not_told_what_there_is(plane, root, call):
+    await root.issue("web", "there")
+    await root.add_user("there")
+    await root.add_user("ann")
+    ann = await plane.login("ann")
+    of_kind = {
+        token.apply_principals: lambda name: (
+            {"users": (UserSpec(name=name),)},
+            {"remove": (Ref(kind="user", name=name),)},
+        ),
+        token.apply_tokens: lambda name: (
+            {"tokens": (TokenSpec(name=name, project="web"),)},
+            {"remove": (Ref(kind="mcptoken", name=name, project="web"),)},
+        ),
+    }
+
+    for there, missing in zip(of_kind[call]("there"), of_kind[call]("other"), strict=True):
+        told = []
+        for fields in (there, missing):
+            with pytest.raises(Forbidden) as refused:
+                await ann.ask(call, **fields, dry_run=True)
+            told.append(str(refused.value).replace("other", "there"))
+        assert told[0] == told[1]
+
+
+async def test_what_the_asker_may_not_do_is_not_even_rehearsed(plane, root, monkeypatch):
+    """A rehearsal holds the registry's lock."""
+    await root.add_user("ann")
+    await root.grant("viewers", "User:ann", "role:view,resource:groups")
+    ann = await plane.login("ann")
+    rehearsed = []
+    monkeypatch.setattr(Records, "rehearse", lambda *_: rehearsed.append(1))
+    chain = tuple(GroupSpec(name=f"g{n}", groups=(f"g{n + 1}",) if n < 400 else ()) for n in range(401))
+
+    with pytest.raises(Forbidden, match="may not create groups"):
+        await apply(ann, groups=chain, dry_run=True)
+
+    assert rehearsed == []
 
 
 async def test_a_bad_bearer_applies_nothing(root):

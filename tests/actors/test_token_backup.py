@@ -135,6 +135,17 @@ async def test_what_was_revoked_between_two_restores_stays_so(plane, root):
         await plane.resolve(issued.bearer)
 
 
+async def test_a_backup_with_a_password_that_costs_too_much_to_check_changes_nothing(plane, root):
+    dump = await backup(root)
+    rows = json.loads(_unpacked(dump))
+    rows["users"][0]["password_hash"] = "$argon2id$v=19$m=262144,t=64,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA"
+
+    with pytest.raises(BadRequest, match="costs too much"):
+        await restore(root, dump.model_copy(update={"rows": _packed(json.dumps(rows))}))
+
+    assert (await plane.login("root")).bearer
+
+
 async def test_a_restore_begins_a_new_epoch(plane, root):
     router = await plane.actor("router")
     dump = await backup(root)

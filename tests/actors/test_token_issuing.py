@@ -204,6 +204,15 @@ async def test_of_two_forced_issues_at_once_one_is_left(plane, root):
     assert sorted(item.status for item in items) == ["active", "revoked", "revoked", "revoked", "revoked"]
 
 
+async def test_a_token_is_told_its_owner_but_not_what_else_that_one_may_do(root):
+    above = await root.issue("web", "above", "role:create,resource:mcptokens")
+    below = await root.holding(above.bearer).issue("web", "below")
+
+    said = await root.ask(token.whoami, bearer=below.bearer)
+
+    assert (said.name, said.owner.groups, said.parents) == ("below", (), ())
+
+
 async def test_replacing_by_force_takes_the_right_to_delete(plane, root):
     other = await root.issue("web", "other")
     await root.add_user("ann")
