@@ -1,7 +1,7 @@
 """Bindings, what each of them grants and covers, and the scope that follows from several."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Annotated, Any, Literal, Self
@@ -38,6 +38,9 @@ VERBS_OF: dict[Role, frozenset[Verb]] = {
     "run": frozenset({"view", "run"}),
 }
 
+
+TRIED = 100
+"""Bindings with conditions that are tried for one call, of each layer: `in` says in one what would take many."""
 
 NameGlob = Annotated[
     str, Field(min_length=1, max_length=200, pattern=r"^[^\s,\x00-\x1f\x7f]+$"), AfterValidator(demand_matching)
@@ -218,13 +221,13 @@ class Scope(Message):
         """Return None where the call is granted; else what its arguments should be, or an empty text.
 
         The conditions of its own bindings are all that the caller is told of: what bounds an mcptoken from above is not
-        for it to know. The arguments are read only where a condition asks for them, and once.
+        for it to know. The arguments are read only where a condition asks for them, and once; `TRIED` bindings are tried.
         """
+        arguments = cache(arguments)
         for layer in self.layers:
             granting = [b for b in layer if b.reaches("run", "tools", f"{server}/{tool}")]
             if any(not binding.when for binding in granting):
                 continue
-            arguments = cache(arguments)
             fault = _no_fit(granting, arguments)
             if fault is not None:
                 return fault if layer is self.layers[0] else ""
@@ -238,18 +241,18 @@ class Scope(Message):
         return all(any(_touches(binding, server) for binding in layer) for layer in self.layers)
 
 
-def _no_fit(granting: Iterable[Binding], arguments: Callable[[], Mapping[str, Any]]) -> str | None:
-    """Return None where the arguments fit one of the bindings, else the first fault."""
+def _no_fit(granting: Sequence[Binding], arguments: Callable[[], Mapping[str, Any]]) -> str | None:
+    """Return None where the arguments fit one of the bindings that are tried, else the first fault."""
     first = ""
     try:
-        for binding in granting:
+        for binding in granting[:TRIED]:
             fault = unmet(binding.when, arguments())
             if fault is None:
                 return None
             first = first or fault
     except UnreadableArguments as error:
         return str(error)
-    return first
+    return first + (f" (of {len(granting)} bindings only {TRIED} are tried)" if len(granting) > TRIED else "")
 
 
 def _touches(binding: Binding, server: str) -> bool:

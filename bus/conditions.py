@@ -5,8 +5,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cached_property
 from itertools import combinations
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeGuard
 
 from pydantic import (
     AfterValidator,
@@ -64,6 +65,11 @@ READ_BYTES = 262_144
 MOST = 16
 """Conditions of one binding."""
 
+GLOB_CHARACTERS = 4096
+"""Characters of a text that a glob fits at the most: a longer one would keep a router busy, once for each glob."""
+
+_ASTRAY = re.compile(r"(?:^|[/\\])\.\.(?:[/\\]|\Z)|[\x00-\x1f\x7f]")
+
 ArgumentPath = Annotated[str, Field(max_length=200, pattern=r"^[^.\s\x00-\x1f]+(\.[^.\s\x00-\x1f]+){0,7}$")]
 """The name of an argument; dots lead into objects."""
 
@@ -116,7 +122,7 @@ class Condition(Message):
         if self.values is not None:
             return any(_same(value, wanted) for wanted in self.values)
         if self.glob is not None:
-            return isinstance(value, str) and not _leads_astray(value) and fnmatchcase(value, self.glob)
+            return _may_be_globbed(value) and fnmatchcase(value, self.glob)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if isinstance(value, float) and not math.isfinite(value):
@@ -178,9 +184,10 @@ def _same(value: object, wanted: Scalar) -> bool:
     return value == wanted
 
 
-def _leads_astray(text: str) -> bool:
-    """Tell whether a text may mean something else than it looks like: a path that climbs, or control characters."""
-    return ".." in re.split(r"[/\\]", text) or any(character < " " or character == "\x7f" for character in text)
+def _may_be_globbed(value: object) -> TypeGuard[str]:
+    """Tell whether a value is a text of a fair length that means what it looks like: it holds no path that climbs, and
+    no control character."""
+    return isinstance(value, str) and len(value) <= GLOB_CHARACTERS and _ASTRAY.search(value) is None
 
 
 def unmet(conditions: Mapping[str, Condition], arguments: Mapping[str, Any]) -> str | None:
@@ -204,8 +211,23 @@ def _at(arguments: Mapping[str, Any], path: str) -> tuple[bool, object]:
 
 def _is_named_whole(place: Mapping[str, Any], steps: Sequence[str]) -> bool:
     """Tell whether an object also has a member whose name is several steps: `a.b` beside `a`, which a tool may read."""
-    wholes = {".".join(steps[:count]).casefold() for count in range(2, len(steps) + 1)}
-    return bool(wholes) and any(name.casefold() in wholes for name in place)
+    if len(steps) < 2:
+        return False
+    dotted = place.dotted if isinstance(place, _Object) else _dotted(place)
+    return any(".".join(steps[:count]).casefold() in dotted for count in range(2, len(steps) + 1))
+
+
+def _dotted(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name.casefold() for name in names if "." in name)
+
+
+class _Object(dict[str, Any]):
+    """An object of the arguments of a call. Its names are looked through once, not for every condition."""
+
+    @cached_property
+    def dotted(self) -> frozenset[str]:
+        """The names with a dot in them, in one case."""
+        return _dotted(self)
 
 
 def all_covered(own: Mapping[str, Condition], other: Mapping[str, Condition]) -> bool:
@@ -244,7 +266,7 @@ def _in_range(text: str) -> float:
 
 
 def _unambiguous(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    found = _Object()
     seen: set[str] = set()
     for name, value in pairs:
         if name.casefold() in seen:

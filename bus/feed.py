@@ -2,7 +2,8 @@
 
 A broadcast brings a change within milliseconds, but it may be lost. So the follower also pulls every second,
 and the answer is a lease: from the moment the pull was *sent*, by this process's own clock, until three
-seconds later the cache may be believed. A gap in the numbers pulls at once and leaves the lease as it is.
+seconds later the cache may be believed. A gap in the numbers pulls at once and leaves the lease as it is; what came
+before its turn is told at once too, since it may end something, and again in its turn.
 """
 
 import asyncio
@@ -35,7 +36,11 @@ def now() -> float:
 
 
 class Follower:
-    """One process's view of one feed. `on_change` and `on_reset` are called in the order of the numbers."""
+    """One process's view of one feed. `on_change` and `on_reset` are called in the order of the numbers.
+
+    A change that is heard before its turn is told twice: at once, and again in its turn. So what `on_change` calls must
+    bear to hear of a change again.
+    """
 
     def __init__(self, bus: Bus, feed: Feed) -> None:
         self.feed = feed
@@ -140,12 +145,18 @@ class Follower:
         self.seq = max(self.seq, answer.seq)
 
     async def _hear(self, changed: Changed) -> None:
-        if changed.epoch != self.epoch or changed.change.seq > self.seq + 1:
+        if changed.epoch != self.epoch:
             self._pull_now.set()
+        elif changed.change.seq > self.seq + 1:
+            self._pull_now.set()
+            self._tell(changed.change)  # `seq` stays: what is missing before it is still to come
         elif changed.change.seq == self.seq + 1:
             self._take(changed.change)
 
     def _take(self, change: Change) -> None:
         self.seq = change.seq
+        self._tell(change)
+
+    def _tell(self, change: Change) -> None:
         for take in self.on_change:
             take(change)

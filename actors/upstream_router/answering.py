@@ -92,7 +92,7 @@ class Answering:
         if method in lists.LISTS or method == "server/discover":
             return await self._answer_listed(call, access, project, asked)
         if method == "subscriptions/listen":
-            return await self._answer_listen(call, project, asked)
+            return await self._answer_listen(call, access, project, asked)
         return Answer(result=None, error=error_body(METHOD_NOT_FOUND, f"Method not found: {method}"))
 
     async def still_allowed(self, call: Call) -> bool:
@@ -153,20 +153,30 @@ class Answering:
         if gone and call.head.session is not None:
             raise NotFound(f"the state of this session at server {naming.server.name} is lost: initialize again")
 
+    async def _owned_first(self, call: Call, access: Access, project: Project) -> Naming | None:
+        """Make sure of the first server that keeps a state of the caller, for what is about all of them; return it.
+
+        Where there are several, another router may own the next one: that is asked beside its owner.
+        """
+        isolated = (n for n in project.namings if n.server.isolation == "session")
+        first = next((n for n in isolated if access.scope.touches_server(n.server.name)), None)
+        if first is not None:
+            await self._owned(call, first)
+        return first
+
     def _timeout(self, call: Call) -> float:
         return min(self._settings.upstream_timeout_ms, call.head.budget) / 1000
 
     async def _answer_listed(self, call: Call, access: Access, project: Project, asked: Asked) -> Answer:
-        if len(project.namings) == 1:
-            await self._owned(call, project.namings[0])
+        await self._owned_first(call, access, project)
         self._uses.note(call)
         event = self._audit.append(call.event("call", "allow", rule="view"))
         return await _after(event, self._list(call, access, project, asked))
 
-    async def _answer_listen(self, call: Call, project: Project, asked: Asked) -> Answer:
-        if len(project.namings) == 1:
-            await self._owned(call, project.namings[0])
-            self._member(call, project.namings[0], asked.params)  # before anything is awaited: what is owned is there
+    async def _answer_listen(self, call: Call, access: Access, project: Project, asked: Asked) -> Answer:
+        owned = await self._owned_first(call, access, project)
+        if owned is not None:
+            self._member(call, owned, asked.params)  # before anything is awaited: what is owned is there
         await self._audit.append(call.event("call", "allow", rule="view"))
 
         async def look() -> Seen:

@@ -1,9 +1,20 @@
 """Conditions on arguments: what fits, what is refused when written, and what covers what."""
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
-from mcpctl.bus.conditions import READ_BYTES, Condition, UnreadableArguments, read_arguments, unmet
+from mcpctl.bus import conditions
+from mcpctl.bus.bindings import TRIED
+from mcpctl.bus.conditions import (
+    GLOB_CHARACTERS,
+    READ_BYTES,
+    Condition,
+    UnreadableArguments,
+    read_arguments,
+    unmet,
+)
 from mcpctl.bus.contracts.rbac import Binding, Definition, Scope
 
 
@@ -349,6 +360,36 @@ def test_arguments_are_read_once_however_many_bindings_have_conditions():
     assert len(read) == 1
 
 
+def test_names_are_looked_through_once_however_many_conditions_ask(monkeypatch):
+    looked = []
+    dotted = conditions._dotted
+    monkeypatch.setattr(conditions, "_dotted", lambda names: looked.append(1) or dotted(names))
+    when = [binding(**{"opts.repo": {"equals": f"r{n}"}}) for n in range(50)]
+    text = b'{"opts":{"repo":"r49"},"a.b":1}'
+
+    assert Scope(layers=(tuple(when),)).why_not_run("github", "x", lambda: read_arguments(text)) is None
+    assert len(looked) == 1, "the arguments: opts itself has no further step"
+
+
+def test_a_glob_fits_no_text_that_is_too_long_to_be_searched_for_every_binding():
+    longest = "a" * GLOB_CHARACTERS
+
+    assert condition(glob="a*").fits(longest)
+    assert not condition(glob="a*").fits(longest + "a")
+    assert condition(equals=longest + "a").fits(longest + "a")
+
+
+def test_bindings_with_conditions_are_tried_up_to_a_number_and_the_refusal_tells():
+    layer = tuple(binding(repo={"equals": f"r{n}"}) for n in range(TRIED + 1))
+    scope = Scope(layers=(layer,))
+
+    assert scope.why_not_run("github", "x", lambda: {"repo": f"r{TRIED - 1}"}) is None
+    assert scope.why_not_run("github", "x", lambda: {"repo": f"r{TRIED}"}) == (
+        f'argument repo must be "r0" (of {TRIED + 1} bindings only {TRIED} are tried)'
+    )
+    assert Scope(layers=(layer[1:],)).why_not_run("github", "x", lambda: {"repo": f"r{TRIED}"}) is None
+
+
 def test_arguments_beyond_the_size_on_which_conditions_are_tested_are_refused():
     with pytest.raises(UnreadableArguments, match="longer than"):
         read_arguments(b'{"repo":"' + b"a" * READ_BYTES + b'"}')
@@ -363,10 +404,25 @@ def test_arguments_beyond_the_size_on_which_conditions_are_tested_are_refused():
     ],
 )
 def test_a_member_that_is_named_like_the_whole_path_does_not_sidestep_a_condition(arguments):
-    conditions = Binding.parse('role:run,resource:tools,when:{"opts.repo":{"glob":"acme/*"}}').when
+    when = binding(**{"opts.repo": {"glob": "acme/*"}}).when
 
-    assert unmet(conditions, arguments) is not None
-    assert unmet(conditions, {"opts": {"repo": "acme/x"}, "repo": "y"}) is None
+    assert unmet(when, arguments) is not None
+    assert unmet(when, read_arguments(json.dumps(arguments).encode())) is not None
+    for clear in ({"opts": {"repo": "acme/x"}, "repo": "y"}, {"opts": {"repo": "acme/x"}, "a.b": 1}):
+        assert unmet(when, clear) is None
+        assert unmet(when, read_arguments(json.dumps(clear).encode())) is None
+
+
+def test_a_member_named_like_the_rest_of_a_path_does_not_sidestep_a_condition_deeper_down():
+    when = binding(**{"a.opts.repo": {"glob": "acme/*"}}).when
+
+    assert unmet(when, read_arguments(b'{"a":{"opts":{"repo":"acme/x"}}}')) is None
+    for sly in (
+        b'{"a":{"opts":{"repo":"acme/x"},"opts.repo":"evil"}}',
+        b'{"a":{"opts":{"repo":"acme/x"}},"a.opts":{"repo":"evil"}}',
+        b'{"a":{"opts":{"repo":"acme/x"}},"A.opts.REPO":"evil"}',
+    ):
+        assert unmet(when, read_arguments(sly)) is not None
 
 
 @pytest.mark.parametrize("value", ["acme/../evil", "acme/..", "acme/x\\..\\evil", "acme/x\n", "acme/\x00", "acme/\x7f"])

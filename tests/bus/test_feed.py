@@ -141,10 +141,31 @@ async def test_a_gap_in_the_numbers_pulls_at_once(owner, following, pulls_seldom
         owner.change()
         await owner.broadcast(owner.change())
 
-        await heard.until(lambda h: h.changes == [1, 2])
+        await heard.until(lambda h: h.changes == [2, 1, 2])
 
         assert follower.trusted
     assert owner.pulls == 2
+
+
+async def test_a_change_before_its_turn_ends_what_it_concerns_though_the_owner_does_not_answer(
+    owner, following, pulls_seldom
+):
+    async with following() as (follower, heard):
+        cache = LeasedCache(follower, Answers(follower).load)
+        follower.on_change.append(lambda change: cache.drop(lambda key, _: key == change.key))
+        for key in ("web", "shop"):
+            await cache.get(key, "bearer")
+        owner.answering.clear()
+        owner.change("shop")
+        await owner.broadcast(owner.change("web"))
+        await heard.until(lambda h: h.changes == [2])
+
+        assert cache.peek("web") is None
+        assert cache.peek("shop") is not None, "nobody has told of it yet"
+        assert follower.seq == 0, "the first is still to come"
+        owner.answering.set()
+        await heard.until(lambda h: h.changes == [2, 1, 2])
+        assert cache.peek("shop") is None
 
 
 async def test_a_broadcast_heard_twice_is_applied_once(owner, following, pulls_seldom):

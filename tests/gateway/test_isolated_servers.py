@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from mcpctl.bus.contracts.session import ROUTER_LEASE
-from tests.gateway.raw_session import RawSession
+from tests.gateway.raw_session import RawSession, last_message
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -77,6 +77,20 @@ async def test_ending_the_session_ends_the_state(system, http):
             assert answer.status == 204
 
         assert await ended(process)
+
+
+async def test_a_list_over_several_servers_comes_from_the_process_of_the_session(system, http):
+    await system.project("mixed", "dual", "counting")
+    system.tokens["mixed"] = await system.token("mixed", "agent", "role:run,resource:servers")
+    async with asyncio.timeout(60):
+        for turn in range(6):  # that chance alone found the right router each time is one in 4096
+            session = await RawSession.open(http, system, "mixed", gateway=turn % 2)
+            process = (await session.asked("counting__count_up", gateway=turn % 2))["structuredContent"]["process"]
+            for gateway in (0, 1):
+                async with session.post("tools/list", gateway=gateway) as answer:
+                    tools = {tool["name"]: tool for tool in (await last_message(answer))["result"]["tools"]}
+                assert "dual__echo" in tools
+                assert tools["counting__count_up"]["_meta"]["process"] == process
 
 
 async def test_a_session_whose_owner_was_killed_is_told_that_it_is_over(system, http):

@@ -13,7 +13,7 @@ def answer(message, counted):
         version = message["params"]["protocolVersion"]
         return {"result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info}}
     if message["method"] == "tools/list":
-        return {"result": {"tools": [TOOL]}}
+        return {"result": {"tools": [TOOL | {"_meta": {"process": os.getpid()}}]}}
     if message["method"] == "tools/call":
         counted.append(1)
         state = {"count": len(counted), "process": os.getpid()}
