@@ -221,7 +221,7 @@ class Scope(Message):
         """Return None where the call is granted; else what its arguments should be, or an empty text.
 
         The conditions of its own bindings are all that the caller is told of: what bounds an mcptoken from above is not
-        for it to know. The arguments are read only where a condition asks for them, and once; `TRIED` bindings are tried.
+        for it to know. The arguments are read only where a condition asks for them, and once.
         """
         arguments = cache(arguments)
         for layer in self.layers:

@@ -185,8 +185,10 @@ def _same(value: object, wanted: Scalar) -> bool:
 
 
 def _may_be_globbed(value: object) -> TypeGuard[str]:
-    """Tell whether a value is a text of a fair length that means what it looks like: it holds no path that climbs, and
-    no control character."""
+    """Tell whether a value is a text of a fair length that means what it looks like.
+
+    A path that climbs does not, nor does a text with control characters.
+    """
     return isinstance(value, str) and len(value) <= GLOB_CHARACTERS and _ASTRAY.search(value) is None
 
 

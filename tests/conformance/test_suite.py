@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.conformance.results import RESULTS, write_down, written_down
 from tests.conformance.suite import REVISIONS
-from tests.gateway.peers import UPSTREAM, http_upstream
+from tests.gateway.peers import UPSTREAM, http_upstream, sdk_client
 from tests.injector import injecting
 from tests.system import System
 
@@ -46,8 +46,8 @@ async def _replicas(system):
         system.urls += [await system.gateway(f"gateway-{number}") for number in (2, 3)]
 
 
-async def _project(system, name, *servers, bindings=("role:run,resource:servers",)):
-    await system.project(name, *servers)
+async def _project(system, name, *servers, bindings=("role:run,resource:servers",), **more):
+    await system.project(name, *servers, **more)
     return f"/projects/{name}/mcp", await system.token(name, "suite", *bindings)
 
 
@@ -61,18 +61,20 @@ async def _replicated(system):
 
 
 async def _filtered(system):
-    """A token that is given tools by name, and nothing of another server, sees its own as everybody does."""
+    """A token that is given tools by name, nothing of another server, and is through the gate, sees no difference."""
     await _replicas(system)
     await system.server("hidden", command=(sys.executable, UPSTREAM, "--stdio"))
     named = ("role:view,resource:servers,name:conformance", "role:run,resource:tools,name:conformance/*")
-    _, token = await _project(system, "filtered", "conformance", "hidden", bindings=named)
+    path, token = await _project(system, "filtered", "conformance", "hidden", bindings=named, gate={})
+    async with sdk_client(system.urls[0] + path, token, "2026-07-28") as client:
+        await client.call_tool("begin_session", {})
     return "/projects/filtered/servers/conformance/mcp", token
 
 
 SETUPS = {
     "1 gateway, 1 router": _alone,
     "3 gateways, 2 routers": _replicated,
-    "filtered project": _filtered,
+    "filtered, gated project": _filtered,
 }
 
 

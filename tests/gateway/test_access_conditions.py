@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from mcp.shared.exceptions import MCPError
 
+from mcpctl.bus.conditions import GLOB_CHARACTERS, READ_BYTES
 from mcpctl.bus.contracts import audit, rbac, token
 from mcpctl.bus.contracts.rbac import Binding, Definition
 from tests.gateway.peers import sdk_client
@@ -42,6 +43,10 @@ AMBIGUOUS = (
     b'{"text":"ok-1","Text":"no"}',
     b'{"Text":"ok-1"}',
     b'{"text":["ok-1"]}',
+    b'{"text":"ok-/../no"}',
+    b'{"text":"ok-1\\u0000no"}',
+    b'{"text":"ok-' + b"1" * GLOB_CHARACTERS + b'"}',
+    b'{"text":"ok-1","n":"' + b"1" * READ_BYTES + b'"}',
     b'{"text":"ok-1","n":' + b"1" * 5000 + b"}",
     b'["ok-1"]',
     b"null",
