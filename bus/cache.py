@@ -120,8 +120,6 @@ class LeasedCache(Generic[K, V]):
         raise Unavailable(f"the {self.follower.feed.actor} actor's answers are overtaken by changes: ask again")
 
     def _overtaken(self, key: K, loaded: Loaded[V]) -> bool:
-        if loaded.seq >= self.follower.seq:
-            return False
         if loaded.seq < self._heard_after:
             return True
         return any(change.seq > loaded.seq and self._concerns(key, loaded.value, change) for change in self._heard)

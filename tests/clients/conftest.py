@@ -42,7 +42,7 @@ class Installation(NamedTuple):
         return Endpoint(f"{self.urls[0]}/projects/{project}/mcp", token or self.tokens[project])
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def installation(tmp_path_factory):
     """The projects `dual`, `old` and `new` have one server each, of that kind; two routers reach them."""
     system, tokens, urls = System(tmp_path_factory.mktemp("system")), {}, {}
@@ -77,7 +77,7 @@ def endpoint(request, front):
     return Endpoint(front.server) if request.param == "server" else front.endpoint(request.param)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def npm_clients(pytestconfig):
     """The folder in which the npm packages of `node/package-lock.json` are installed."""
     return await installed(Path(__file__).parent / "node", pytestconfig.cache.mkdir("node"))

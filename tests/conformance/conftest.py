@@ -5,6 +5,6 @@ import pytest_asyncio
 from tests.conformance.suite import Suite
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def suite(pytestconfig):
     return await Suite.install(pytestconfig.cache.mkdir("node"))

@@ -6,7 +6,7 @@ from mcpctl.cli.nats_server import free_port
 from tests.installation import Installation, running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def demo(tmp_path_factory):
     """A running `mcpctl up --demo`; `.run(...)` runs a CLI command against it."""
     with running(Installation(tmp_path_factory.mktemp("demo"), free_port(), "--demo")) as installation:

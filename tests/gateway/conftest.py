@@ -15,7 +15,7 @@ async def system(running_system):
     return running_system
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def running_system(tmp_path_factory):
     """Projects `dual`, `old`, `new` (HTTP) and `pipe` (stdio) have one server each; `many` has three."""
     running = System(tmp_path_factory.mktemp("system"))

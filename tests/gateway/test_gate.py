@@ -70,7 +70,7 @@ class Gated:
         return [entry.event for entry in items]
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def third_gateway(running_system):
     await running_system.wake()
     return await running_system.gateway("gateway-3")

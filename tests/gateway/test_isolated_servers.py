@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 COUNTING = str(Path(__file__).parents[1] / "upstreams" / "counting.py")
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def counting(running_system):
     """The project `counting` has a server that counts, a process for each session."""
     await running_system.wake()
