@@ -64,6 +64,7 @@ def test_wide_tables_have_more_columns_and_titles_can_be_left_out(cli, projects)
         "DESCRIPTION",
         "NAMING",
         "MAX TTL",
+        "GATE",
         "LABELS",
     ]
     assert [row.split()[0] for row in rows] == ["get-a", "get-b"]
