@@ -1,10 +1,13 @@
 """Groups, users, service accounts and mcptokens brought to their documents."""
 
 import asyncio
+import re
+from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
 from argon2 import PasswordHasher
+from sqlalchemy import Engine, event
 
 from mcpctl.actors.token_registry.rows import Records, UserRow
 from mcpctl.bus.contract import Ref
@@ -283,6 +286,37 @@ async def test_what_the_asker_may_not_do_is_not_even_rehearsed(plane, root, monk
         await apply(ann, groups=chain, dry_run=True)
 
     assert rehearsed == []
+
+
+@pytest.fixture
+def read_tables():
+    """The tables that are read as a whole from now on, each time anew."""
+    found = []
+
+    def note(_connection, _cursor, statement, *_):
+        chosen = re.search(r"FROM (?:token\.)?(\w+)\s*$", statement)
+        if statement.startswith("SELECT") and chosen:
+            found.append(chosen[1])
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield found
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+async def test_a_chain_of_groups_does_not_have_them_all_read_for_each_link(root, read_tables):
+    """A rehearsal holds the registry's lock: what it takes may not grow with the square of the documents."""
+    reads = []
+    for count in (5, 50):
+        of = f"g{count}-"
+        chain = tuple(GroupSpec(name=f"{of}{n}", groups=(f"{of}{n + 1}",) if n < count else ()) for n in range(count + 1))
+        users = tuple(UserSpec(name=f"u{of}{n}", groups=(f"{of}{n}",)) for n in range(count))
+        read_tables.clear()
+        await apply(root, groups=chain, users=users)
+        reads.append(Counter(table for table in read_tables if table in ("groups", "users", "service_accounts")))
+
+    assert reads[0]["groups"] > 0
+    # Each question on a right resolves the bearer, and with it reads the nesting, in a transaction of its own.
+    assert reads[1] == reads[0]
 
 
 async def test_a_bad_bearer_applies_nothing(root):

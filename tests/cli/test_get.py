@@ -63,8 +63,8 @@ def test_wide_tables_have_more_columns_and_titles_can_be_left_out(cli, projects)
         "AGE",
         "DESCRIPTION",
         "NAMING",
-        "MAX TTL",
         "GATE",
+        "MAX TTL",
         "LABELS",
     ]
     assert [row.split()[0] for row in rows] == ["get-a", "get-b"]
