@@ -1,4 +1,4 @@
-"""Modules that are imported when they are first used."""
+"""Modules that are imported when they are first used, or not at all."""
 
 import importlib
 import sys
@@ -24,3 +24,17 @@ def import_lazily(name: str) -> None:
 
     standing_for.__dict__["__getattr__"] = load
     sys.modules[name] = standing_for
+
+
+def import_without(name: str, unwanted: str) -> None:
+    """Import a module as where `unwanted` is not installed, which it does without; others can import that all the same.
+
+    What is loaded already stays.
+    """
+    if unwanted in sys.modules:
+        return
+    sys.modules[unwanted] = None  # type: ignore[assignment]  # "not there", to the import system
+    try:
+        importlib.import_module(name)
+    finally:
+        del sys.modules[unwanted]

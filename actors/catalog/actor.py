@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, suppress
 
 from sqlmodel import Session
 
-from mcpctl.actors.catalog import applying, projects, runtime, sealed_secrets, servers
+from mcpctl.actors.catalog import applying, projects, prompts, runtime, sealed_secrets, servers
 from mcpctl.actors.catalog.backup import Backups
 from mcpctl.actors.catalog.prompt_calls import PromptCalls
 from mcpctl.actors.catalog.sealing import Keyring
@@ -22,6 +22,7 @@ from mcpctl.bus.errors import BusError, Forbidden, NotFound
 
 SEE_SERVER = Need("view", "servers")
 SEE_SECRET = Need("view", "secrets")
+SEE_PROMPT = Need("view", "prompts")
 EDIT_PROJECT = Need("edit", "projects")
 
 
@@ -212,6 +213,21 @@ class Catalog(Actor):
             if not (await self.decide(request.bearer, need, None, None)).allowed:  # most may see all of them
                 for name, project in named:
                     await self.authorize(request.bearer, need, name, project)
+        await self._demand_sight_of_prompts(request)
+
+    async def _demand_sight_of_prompts(self, request: catalog.Apply) -> None:
+        """Raise `Forbidden` as `_demand_sight` does, for prompts where they are now."""
+        removed = [ref.name for ref in request.remove if ref.kind == "prompt"]
+        if not (removed or request.prompts) or (await self.decide(request.bearer, SEE_PROMPT, None, None)).allowed:
+            return
+        homes = await self._store.read(prompts.homes)
+        for name in removed:
+            await self._authorize(request.bearer, SEE_PROMPT, name, homes.get(name))
+        for spec in request.prompts:
+            home = homes.get(spec.name, spec.project)
+            if home != spec.project and not (await self.decide(request.bearer, SEE_PROMPT, spec.name, home)).allowed:
+                # Who could not take the name anyhow is not told that it is taken.
+                await self._authorize(request.bearer, Need("create", "prompts"), spec.name, spec.project)
 
     async def _authorize(self, bearer: str, need: Need, name: str, project: str | None) -> rbac.Verdict:
         """Return the verdict that grants what a document takes. Raises `Forbidden`."""

@@ -33,6 +33,11 @@ def get_or_none(session: Session, name: str) -> catalog.Prompt | None:
     return None if row is None else _shown(row)
 
 
+def homes(session: Session) -> dict[str, str | None]:
+    """Return the project of every prompt, None for one that counts in all of them."""
+    return {name: project for name, project in session.exec(select(PromptRow.name, PromptRow.project))}
+
+
 def list_all(session: Session) -> tuple[catalog.Prompt, ...]:
     """Return all prompts, by name."""
     return tuple(_shown(row) for row in session.exec(select(PromptRow).order_by(col(PromptRow.name))))

@@ -120,6 +120,10 @@ class Applying:
                 raise Forbidden(verdict.reason)
             row = session.get(DefinitionRow, wanted.name)
             if row is not None and not self._sees(session, asker, row):
+                demand_free_name(wanted.name)
+                verdict = self._policy.judge(session, asker, Question("create", KIND, wanted.name, wanted.project))
+                if not verdict.allowed:  # who could not take the name anyhow is not told that it is taken
+                    raise Forbidden(verdict.reason)
                 raise Conflict(f"definition {wanted.name} is another one, which you may not see: choose another name")
         for ref in request.remove:
             row = session.get(DefinitionRow, ref.name)

@@ -66,6 +66,10 @@ class ApplyingTokens:
         missing = await self._records.read(
             lambda session: [spec for spec in request.tokens if _active(session, spec, now) is None]
         )
+        wanted = {Right("create", "mcptokens", spec.name, spec.project) for spec in missing} | {
+            Right("delete", "mcptokens", ref.name, ref.project) for ref in request.remove
+        }
+        await self._guarded.check(request.bearer, Demands(rights=wanted))  # before others wait for a rehearsal
         longest = await self._longest(request, {spec.project for spec in missing})
         bearers = {(spec.project, spec.name): mint("pat") for spec in request.tokens}
 

@@ -6,6 +6,7 @@ from mcpctl.actors import dumps
 from mcpctl.actors.changes import ChangeRow, Changing
 from mcpctl.actors.dumps import Row
 from mcpctl.actors.token_registry.demands import able_admins
+from mcpctl.actors.token_registry.memberships import forget_memberships
 from mcpctl.actors.token_registry.rows import BearerRow, GroupRow, Records, ServiceAccountRow, UserRow
 from mcpctl.actors.token_registry.users import demand_affordable
 from mcpctl.bus.actor import Caller, handles
@@ -67,6 +68,7 @@ def _restore(changing: Changing, rows: dict[str, list[Row]], own: str, now: int)
     if ADMINS not in (row["name"] for row in groups):
         groups.append(GroupRow(name=ADMINS, created_at=now).model_dump())
     dumps.restore(changing, TABLES, rows | {"bearers": bearers, "groups": groups})
+    forget_memberships(session)
     if not able_admins(session):
         raise Conflict(f"the backup has no enabled user in {ADMINS}: nobody could log in to put things right")
 

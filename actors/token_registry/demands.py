@@ -81,12 +81,16 @@ class Guarded:
     async def check(self, bearer: str, demands: Demands) -> dict[Right, Verdict]:
         """Return the verdict on each right. Raises `Forbidden` where the bearer's holder lacks anything demanded."""
         turns = asyncio.Semaphore(AT_ONCE)
+        refused: list[Forbidden] = []
 
         async def authorize(right: Right) -> Verdict:
             async with turns:
+                if refused:  # nobody waits for the answer any more
+                    raise refused[0]
                 verdict = await self._ask.decide(bearer, Need(right.verb, right.resource), right.name, right.project)
-            if not verdict.allowed:
-                raise Forbidden(verdict.reason)
+                if not verdict.allowed:
+                    refused.append(Forbidden(verdict.reason))
+                    raise refused[-1]
             return verdict
 
         rights = sorted(demands.rights, key=str)

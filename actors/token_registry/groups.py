@@ -12,7 +12,6 @@ from mcpctl.actors.token_registry.membership import (
     demand_no_cycle,
     find_member,
     in_order,
-    members,
     members_of,
     record_members,
     remove_member,
@@ -46,8 +45,8 @@ class Groups:
     @handles(token.list_groups)
     async def list_all(self, _request: token.ListGroups, _caller: Caller) -> token.Groups:
         def find(session: Session) -> token.Groups:
-            rows, within = session.exec(select(GroupRow)).all(), members(session)
-            items = (_shown(row, within.get(row.name, ())) for row in sorted(rows, key=lambda row: row.name))
+            rows = session.exec(select(GroupRow)).all()
+            items = (_shown(row, members_of(session, row.name)) for row in sorted(rows, key=lambda row: row.name))
             return token.Groups(items=tuple(items))
 
         return await self._records.read(find)

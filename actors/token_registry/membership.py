@@ -1,11 +1,12 @@
 """Who is in which group: kept in the members' own rows, one group being a member of another among them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-from sqlmodel import Session, select
+from sqlmodel import Session
 
 from mcpctl.actors.changes import Changing
 from mcpctl.actors.token_registry.demands import Demands
+from mcpctl.actors.token_registry.memberships import memberships
 from mcpctl.actors.token_registry.rows import GroupRow, ServiceAccountRow, UserRow, above
 from mcpctl.bus.errors import BadRequest, Conflict, NotFound
 
@@ -16,6 +17,7 @@ FIND: dict[str, Callable[[Session, str], MemberRow | None]] = {
     "ServiceAccount": lambda session, name: session.get(ServiceAccountRow, name),
     "User": lambda session, name: session.get(UserRow, name),
 }
+TABLES: dict[str, type[MemberRow]] = {"Group": GroupRow, "ServiceAccount": ServiceAccountRow, "User": UserRow}
 WORDS = {"Group": "group", "ServiceAccount": "service account", "User": "user"}
 
 
@@ -40,22 +42,11 @@ def demand_no_cycle(session: Session, name: str, joins: Iterable[str]) -> None:
 
 def members_of(session: Session, name: str) -> tuple[str, ...]:
     """Return the direct members of a group as subjects, sorted."""
-    return members(session).get(name, ())
-
-
-def members(session: Session) -> dict[str, tuple[str, ...]]:
-    """Return the direct members of every group that has any."""
-    found: dict[str, list[str]] = {}
-    tables: tuple[tuple[str, Sequence[MemberRow]], ...] = (
-        ("Group", session.exec(select(GroupRow)).all()),
-        ("ServiceAccount", session.exec(select(ServiceAccountRow)).all()),
-        ("User", session.exec(select(UserRow)).all()),
+    return tuple(
+        f"{kind}:{member}"
+        for kind, table in TABLES.items()
+        for member in sorted(memberships(session, table).members.get(name, ()))
     )
-    for kind, rows in tables:
-        for row in sorted(rows, key=lambda row: row.name):
-            for group in row.groups:
-                found.setdefault(group, []).append(f"{kind}:{row.name}")
-    return {group: tuple(subjects) for group, subjects in found.items()}
 
 
 def find_member(session: Session, subject: str) -> MemberRow:
@@ -101,9 +92,8 @@ def _put(changing: Changing, demands: Demands, row: MemberRow, groups: list[str]
 def record_members(changing: Changing, name: str) -> None:
     """Record that a group changed, and with it everybody who is in it, also by way of another group."""
     changing.record("group", name, "changed")
-    direct = members(changing.session)
     seen: set[str] = set()
-    waiting = list(direct.get(name, ()))
+    waiting = list(members_of(changing.session, name))
     while waiting:
         subject = waiting.pop()
         if subject in seen:
@@ -111,6 +101,6 @@ def record_members(changing: Changing, name: str) -> None:
         seen.add(subject)
         kind, _, member = subject.partition(":")
         if kind == "Group":
-            waiting += direct.get(member, ())
+            waiting += members_of(changing.session, member)
         else:
             changing.record("user" if kind == "User" else "serviceaccount", member, "changed")

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from typing import Literal, TypeVar
 
 from sqlalchemy import JSON, BigInteger
-from sqlmodel import Field, Session, SQLModel, select
+from sqlmodel import Field, Session, SQLModel
 
 from mcpctl.actors.changes import ChangeFeed, Changing
 from mcpctl.actors.storage import Store
+from mcpctl.actors.token_registry.memberships import memberships
 from mcpctl.bus.contracts import token
 
 T = TypeVar("T")
@@ -136,7 +137,7 @@ def above(session: Session, names: Iterable[str]) -> set[str]:
     waiting = set(names)
     if not waiting:
         return set()
-    nesting = dict(session.exec(select(GroupRow.name, GroupRow.groups)).all())
+    nesting = memberships(session, GroupRow).groups
     found: set[str] = set()
     while waiting:
         name = waiting.pop()

@@ -224,7 +224,7 @@ class CreateGroup(Authorized):
     name: Label
     labels: Labels = Field(default_factory=dict)
     description: str = Field("", max_length=500)
-    groups: tuple[Label, ...] = ()
+    groups: tuple[Label, ...] = Field((), max_length=MOST)
     members: tuple[str, ...] = Field((), max_length=MOST)
 
 
@@ -486,7 +486,7 @@ class ApplyTokens(Authorized):
 
     tokens: tuple[TokenSpec, ...] = Field((), max_length=MOST)
     remove: tuple[Ref, ...] = Field((), max_length=MOST)
-    projects: dict[Label, int | None] = Field(default_factory=dict)
+    projects: dict[Label, int | None] = Field(default_factory=dict, max_length=MOST)
     dry_run: bool = False
 
 

@@ -220,6 +220,35 @@ async def test_who_may_see_nothing_is_not_told_what_there_is(actor, root, user, 
     assert told[0] == told[1]
 
 
+async def test_who_may_not_see_a_prompt_is_not_told_by_its_removal_that_it_is_there(actor, root, user):
+    await apply(root, PROJECT, SERVER, SECRET)
+    await root.ask(catalog.create_project, spec=project("shop"))
+    for name, home in (("of-shop", "shop"), ("of-all", None)):
+        await root.ask(catalog.create_prompt, spec=catalog.PromptSpec(name=name, project=home, content="x"))
+    pia = await user("pia", "role:edit,resource:prompts", project="web")
+
+    for name in ("of-shop", "of-all", "nowhere"):
+        with pytest.raises(Forbidden, match=f"^there is no prompt {name}, or none that you may see$"):
+            await apply(pia, remove=[("prompt", name)])
+    with pytest.raises(NotFound):
+        await apply(root, remove=[("prompt", "nowhere")])
+
+
+async def test_who_may_only_view_prompts_is_not_told_which_names_other_projects_have(actor, root, user):
+    await apply(root, PROJECT, SERVER, SECRET)
+    await root.ask(catalog.create_project, spec=project("shop"))
+    await root.ask(catalog.create_prompt, spec=catalog.PromptSpec(name="of-shop", project="shop", content="x"))
+    vic = await user("vic", "role:view,resource:prompts", project="web")
+    told = []
+
+    for name in ("of-shop", "nowhere"):
+        with pytest.raises(Forbidden, match="may not create prompts") as refused:
+            await apply(vic, prompts=[catalog.PromptSpec(name=name, project="web", content="x")])
+        told.append(str(refused.value).replace(name, "it"))
+
+    assert told[0] == told[1]
+
+
 async def test_who_may_only_see_a_secret_gets_no_ciphertext_and_cannot_guess_the_value(actor, root, user):
     await apply(root, SECRET)
     sven = await user("sven", "role:view,resource:secrets")

@@ -148,6 +148,21 @@ async def test_who_keeps_one_project_applies_nothing_elsewhere(plane, root, keep
         await apply(keeper, document("shops", VIEW, project="web"))
 
 
+async def test_who_may_only_view_is_not_told_which_names_others_have(plane, root):
+    await root.grant("shops", "User:bob", VIEW, project="shop")
+    await root.add_user("vic")
+    await root.grant("viewers", "User:vic", "role:view,resource:rbac", project="web")
+    vic = await plane.login("vic")
+    told = []
+
+    for name in ("shops", "missing"):
+        with pytest.raises(Forbidden, match="may not create rbac") as refused:
+            await apply(vic, document(name, VIEW, project="web"))
+        told.append(str(refused.value).replace(name, "it"))
+
+    assert told[0] == told[1]
+
+
 async def test_the_built_in_definition_is_neither_changed_nor_removed(plane, root):
     built_in = await root.ask(rbac.get_definition, name="admins")
 

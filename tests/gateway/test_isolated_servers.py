@@ -80,11 +80,11 @@ async def test_ending_the_session_ends_the_state(system, http):
 
 
 async def test_a_list_over_several_servers_comes_from_the_process_of_the_session(system, http):
-    await system.project("mixed", "dual", "counting")
-    system.tokens["mixed"] = await system.token("mixed", "agent", "role:run,resource:servers")
+    await system.project("beside", "dual", "counting")
+    system.tokens["beside"] = await system.token("beside", "agent", "role:run,resource:servers")
     async with asyncio.timeout(60):
         for turn in range(6):  # that chance alone found the right router each time is one in 4096
-            session = await RawSession.open(http, system, "mixed", gateway=turn % 2)
+            session = await RawSession.open(http, system, "beside", gateway=turn % 2)
             process = (await session.asked("counting__count_up", gateway=turn % 2))["structuredContent"]["process"]
             for gateway in (0, 1):
                 async with session.post("tools/list", gateway=gateway) as answer:

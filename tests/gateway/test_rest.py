@@ -419,11 +419,12 @@ async def test_an_mcptoken_is_refused_outside_of_its_project_in_the_same_words_e
 async def test_an_mcptoken_reaches_itself(agent):
     answer, who = await agent.ask("GET", "/whoami")
     assert (answer.status, who["kind"], who["project"]) == (200, "McpToken", "dual")
+    assert (who["owner"]["groups"], who["parents"]) == ([], [])
     for method, body in (("GET", None), ("POST", {}), ("POST", {"token": agent.bearer})):
         answer, told = await agent.ask(method, "/mcptokens/introspect", body)
         assert (answer.status, told["active"], told["project"]) == (200, True, "dual")
     answer, shown = await agent.ask("GET", f"/mcptokens/{digest(agent.bearer)}")
-    assert (answer.status, shown["name"]) == (200, "agent")
+    assert (answer.status, shown["name"], shown["owner"]["groups"]) == (200, "agent", [])
 
 
 async def test_in_its_project_the_rights_of_an_mcptoken_decide(system, http, agent):

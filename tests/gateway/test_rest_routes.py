@@ -1,10 +1,16 @@
 """The routes and the document of `/api/v1`, as the contracts declare them."""
 
+from types import UnionType
+from typing import Annotated, Union, get_args, get_origin
+
 import orjson
 import pytest
+from annotated_types import MaxLen
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from mcpctl.bus.contract import Authorized, Call, Message
-from mcpctl.bus.contracts import token
+from mcpctl.bus.contract import Authorized, Call, Message, declared
+from mcpctl.bus.contracts import rbac, token
 from mcpctl.bus.names import Label
 from mcpctl.gateway.rest import openapi
 from mcpctl.gateway.rest.routes import _of_calls, routes
@@ -115,3 +121,37 @@ def test_an_introspection_may_be_asked_for_with_a_form_and_has_no_nulls():
     assert "application/x-www-form-urlencoded" in operation["requestBody"]["content"]
     assert DOCUMENT["components"]["schemas"]["Introspection"]["required"] == ["active"]
     assert all(route.omits_nulls == (route.call is token.introspect) for route in ROUTES)
+
+
+def unbounded(model, seen=()):
+    """Yield the lists and mappings of a message that may hold any number of members."""
+    for name, member in model.model_fields.items():
+        yield from _unbounded(f"{model.__name__}.{name}", member.annotation, member.metadata, (*seen, model))
+
+
+def _unbounded(where, kind, metadata, seen):
+    if get_origin(kind) is Annotated:
+        kind, *more = get_args(kind)
+        metadata = [*metadata, *more]
+    constraints = [one for each in metadata for one in (each.metadata if isinstance(each, FieldInfo) else [each])]
+    bounded = any(isinstance(each, MaxLen) for each in constraints)
+    if get_origin(kind) in (tuple, list, dict) and not bounded:
+        yield where
+    for part in get_args(kind):
+        yield from _unbounded(where, part, metadata if get_origin(kind) in (Union, UnionType) else [], seen)
+    if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in seen:
+        yield from unbounded(kind, seen)
+
+
+ASKED = [
+    call
+    for contract in (rbac, token)
+    for call in declared(contract)
+    if isinstance(call, Call) and {"operator", "gateway", "login"} & set(call.asked_by)
+]
+
+
+@pytest.mark.parametrize("call", ASKED, ids=lambda call: call.name)
+def test_no_list_in_what_somebody_asks_is_without_a_bound(call):
+    # Arguments of a tool call are anything: their bytes are bounded where they are tested.
+    assert [each for each in unbounded(call.request) if each != "Check.arguments"] == []
