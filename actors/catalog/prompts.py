@@ -35,7 +35,7 @@ def get_or_none(session: Session, name: str) -> catalog.Prompt | None:
 
 def homes(session: Session) -> dict[str, str | None]:
     """Return the project of every prompt, None for one that counts in all of them."""
-    return {name: project for name, project in session.exec(select(PromptRow.name, PromptRow.project))}
+    return dict(session.exec(select(PromptRow.name, PromptRow.project)).all())
 
 
 def list_all(session: Session) -> tuple[catalog.Prompt, ...]:

@@ -77,7 +77,7 @@ def _revoked(session: Session, now: int) -> dict[str, int]:
     """Return what was ever revoked and when, also of tokens whose rows are not there any more."""
     of_tokens = (col(ChangeRow.kind) == "token", col(ChangeRow.action) != "changed")
     changes = select(ChangeRow.key, ChangeRow.action).where(*of_tokens).order_by(col(ChangeRow.seq))
-    latest = {sha: action for sha, action in session.exec(changes)}  # noqa: C416 - a result is no mapping
+    latest = dict(session.exec(changes).all())
     gone = {sha: now for sha, action in latest.items() if action != "created"}
     revoked = select(BearerRow.sha, BearerRow.revoked_at).where(col(BearerRow.revoked_at).is_not(None))
     return gone | {sha: at for sha, at in session.exec(revoked) if at is not None}
