@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from sqlmodel import Session
+
 from mcpctl.actors.changes import Changing
 from mcpctl.actors.token_registry.mcptokens import forget_tokens
 from mcpctl.actors.token_registry.notes import Notes
 from mcpctl.actors.token_registry.rbac_calls import RbacCalls
 from mcpctl.actors.token_registry.resolving import Resolving
 from mcpctl.actors.token_registry.rows import BearerRow, Records
-from mcpctl.actors.token_registry.showing import shown
+from mcpctl.actors.token_registry.showing import as_told, shown
 from mcpctl.actors.token_registry.trees import revoke_trees
 from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.contract import Done, Need
@@ -31,19 +33,24 @@ class ById:
 
     @handles(token.get_by_id)
     async def get(self, request: token.GetTokenById, _caller: Caller) -> token.Token:
-        _demand_allowed(*await self._find(request.bearer, request.id, VIEW), own=True)
+        found, verdict = await self._find(request.bearer, request.id, VIEW)
+        _demand_allowed(found, verdict, own=True)
         now = self._records.clock()
-        return await self._records.read(lambda session: shown(session, _there(session.get(BearerRow, request.id)), now))
+
+        def read(session: Session) -> token.Token:
+            return as_told(shown(session, _there(session.get(BearerRow, request.id)), now), verdict.kind)
+
+        return await self._records.read(read)
 
     @handles(token.revoke_by_id)
     async def revoke(self, request: token.RevokeTokenById, _caller: Caller) -> token.Token:
         now = self._records.clock()
 
-        def revoke(changing: Changing, row: BearerRow) -> tuple[token.Token, list[str]]:
+        def revoke(changing: Changing, row: BearerRow, asker: str) -> tuple[token.Token, list[str]]:
             gone = revoke_trees(changing, [row], now)
             if not gone:  # said once more: a replacement that is taken back meanwhile must not bring it back
                 changing.record("token", row.sha, "revoked")
-            return shown(changing.session, row, now), gone
+            return as_told(shown(changing.session, row, now), asker), gone
 
         answer, gone = await self._change(token.revoke_by_id.name, request.bearer, request.id, revoke, own=True)
         await forget_tokens(self._ask, gone)
@@ -53,7 +60,7 @@ class ById:
     async def delete(self, request: token.DeleteTokenById, _caller: Caller) -> Done:
         now = self._records.clock()
 
-        def delete(changing: Changing, row: BearerRow) -> list[str]:
+        def delete(changing: Changing, row: BearerRow, _asker: str) -> list[str]:
             gone = revoke_trees(changing, [row], now)
             changing.session.delete(row)
             changing.record("token", row.sha, "removed")
@@ -64,12 +71,12 @@ class ById:
         return Done()
 
     async def _change(
-        self, kind: str, bearer: str, sha: str, work: Callable[[Changing, BearerRow], T], *, own: bool
+        self, kind: str, bearer: str, sha: str, work: Callable[[Changing, BearerRow, str], T], *, own: bool
     ) -> T:
         found, verdict = await self._find(bearer, sha, DELETE)
 
         def change(changing: Changing) -> T:
-            return work(changing, _there(changing.session.get(BearerRow, sha)))
+            return work(changing, _there(changing.session.get(BearerRow, sha)), verdict.kind)
 
         try:
             row = _demand_allowed(found, verdict, own=own)

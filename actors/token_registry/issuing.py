@@ -12,7 +12,7 @@ from mcpctl.actors.changes import ChangeRow, Changing
 from mcpctl.actors.token_registry.lifetimes import DEFAULT_MS, Terms, expiry_of
 from mcpctl.actors.token_registry.rbac_calls import RbacCalls
 from mcpctl.actors.token_registry.rows import BearerRow, Records, owner_of, status_of
-from mcpctl.actors.token_registry.showing import shown
+from mcpctl.actors.token_registry.showing import as_told, shown
 from mcpctl.actors.token_registry.trees import find_named, live_tree, revoke_trees, working
 from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.bearer import digest, mint, prefix
@@ -231,7 +231,7 @@ def insert(changing: Changing, new: NewToken, above: Sequence[str] | None = None
     _take_name(session, row, now)
     session.add(row)
     changing.record("token", row.sha, "created")
-    return shown(session, row, now)
+    return as_told(shown(session, row, now), new.issuer.kind)
 
 
 def _line_of(session: Session, row: BearerRow, issuer: Issuer, now: int) -> list[str]:

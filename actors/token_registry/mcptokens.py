@@ -5,7 +5,7 @@ from sqlmodel import Session, col, select
 from mcpctl.actors.changes import Changing
 from mcpctl.actors.token_registry.rbac_calls import RbacCalls
 from mcpctl.actors.token_registry.rows import BearerRow, Records
-from mcpctl.actors.token_registry.showing import Owners, shown
+from mcpctl.actors.token_registry.showing import Owners, as_told, shown
 from mcpctl.actors.token_registry.trees import find_named, revoke, revoke_trees, working
 from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.contract import Done
@@ -19,35 +19,38 @@ class McpTokens:
         self._records, self._ask = records, ask
 
     @handles(token.list_tokens)
-    async def list_all(self, request: token.ListTokens, _caller: Caller) -> token.Tokens:
-        now = self._records.clock()
+    async def list_all(self, request: token.ListTokens, caller: Caller) -> token.Tokens:
+        now, asker = self._records.clock(), caller.authority.kind
 
         def find(session: Session) -> list[token.Token]:
             rows = select(BearerRow).where(col(BearerRow.kind) == "pat")
             if request.project is not None:
                 rows = rows.where(col(BearerRow.project) == request.project)
             owners: Owners = {}
-            return [shown(session, row, now, owners) for row in session.exec(rows).all()]
+            return [as_told(shown(session, row, now, owners), asker) for row in session.exec(rows).all()]
 
         items = await self._records.read(find)
         return token.Tokens(items=tuple(sorted(items, key=lambda item: (item.project, item.name, item.created_at))))
 
     @handles(token.describe)
-    async def describe(self, request: token.DescribeToken, _caller: Caller) -> token.Token:
+    async def describe(self, request: token.DescribeToken, caller: Caller) -> token.Token:
         now = self._records.clock()
-        return await self._records.read(
-            lambda session: shown(session, find_named(session, request.project, request.name)[0], now)
-        )
+
+        def find(session: Session) -> token.Token:
+            row = find_named(session, request.project, request.name)[0]
+            return as_told(shown(session, row, now), caller.authority.kind)
+
+        return await self._records.read(find)
 
     @handles(token.revoke)
-    async def revoke(self, request: token.RevokeToken, _caller: Caller) -> token.Token:
+    async def revoke(self, request: token.RevokeToken, caller: Caller) -> token.Token:
         now = self._records.clock()
 
         def revoke_named(changing: Changing) -> tuple[token.Token, list[str]]:
             rows = find_named(changing.session, request.project, request.name)
             gone = revoke_trees(changing, rows[:1], now)
             gone += revoke_trees(changing, working(rows[1:], now), now)
-            return shown(changing.session, rows[0], now), gone
+            return as_told(shown(changing.session, rows[0], now), caller.authority.kind), gone
 
         answer, gone = await self._records.write(revoke_named)
         await forget_tokens(self._ask, gone)

@@ -33,6 +33,13 @@ def shown(session: Session, row: BearerRow, now: int, owners: Owners | None = No
     )
 
 
+def as_told(found: token.Token, asker: str) -> token.Token:
+    """Return what is told of it to an asker of that kind: an mcptoken need not know what else an owner may do."""
+    if asker != "McpToken":
+        return found
+    return found.model_copy(update={"owner": found.owner.model_copy(update={"groups": ()})})
+
+
 def _last_use(row: BearerRow) -> token.LastUse | None:
     if row.last_used_at is None:
         return None

@@ -229,8 +229,9 @@ class StdioClient:
             return await pending.answer
         except asyncio.CancelledError:
             self._abandoned = True
-            cancel = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}\n' % number
-            self._write_now(cancel)  # not waited for: a server that does not read would hold the caller
+            if method != "initialize":  # which must not be cancelled (2025-11-25, basic/utilities/cancellation)
+                cancel = b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}\n' % number
+                self._write_now(cancel)  # not waited for: a server that does not read would hold the caller
             raise
         finally:
             self._pending.pop(number, None)

@@ -96,6 +96,31 @@ async def test_a_silent_server_is_a_transport_error_after_the_timeout(everything
         await call(everything, "wait_forever", key="silent", timeout=0.3)
 
 
+async def test_a_call_that_times_out_is_cancelled_at_the_server(everything):
+    running = asyncio.Event()
+    async with asyncio.timeout(15):
+        with pytest.raises(McpTransportError, match="no answer within"):
+            await call(everything, "wait_forever", lambda *_: running.set(), key="late", timeout=2)
+
+        assert running.is_set()
+        assert called(await call(everything, "was_cancelled", key="late")) is True
+
+
+MUTE = """
+import json, sys
+for line in sys.stdin:
+    print(json.loads(line)["method"], file=sys.stderr, flush=True)
+"""
+
+
+async def test_an_initialize_that_times_out_is_not_cancelled():
+    said = []
+    with pytest.raises(McpTransportError, match="no answer to initialize"):
+        await StdioClient((sys.executable, "-c", MUTE), {}, said.append).connect(timeout=2, era="legacy")
+
+    assert said == ["initialize", "(the process ended (exit status 0))"]
+
+
 async def test_params_with_newlines_are_one_line_on_the_pipe(everything):
     sent = b'{\n "name": "echo",\r\n "arguments": {"text": "a\\nb"},\n "_meta": {' + MODERN_MEMBERS + b"}\n}"
     async with asyncio.timeout(10):

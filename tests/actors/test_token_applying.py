@@ -523,6 +523,27 @@ async def test_tokens_take_the_rights_of_their_verbs(plane, root):
         await apply_tokens(viewer, remove=(Ref(kind="mcptoken", name="ci", project="web"),))
 
 
+async def test_no_answer_tells_an_mcptoken_the_groups_of_its_owner(root):
+    above = await root.issue("web", "above", "role:edit,resource:mcptokens")
+    agent, of_web = root.holding(above.bearer), {"project": "web"}
+    below = await agent.issue("web", "below")
+    applied = await apply_tokens(agent, TokenSpec(project="web", name="applied"))
+
+    told = [
+        below.token,
+        applied.issued[0].token,
+        await agent.ask(token.describe, **of_web, name="below"),
+        *(await agent.ask(token.list_tokens, **of_web)).items,
+        await agent.ask(token.get_by_id, id=above.token.id),
+        (await agent.ask(token.rotate, **of_web, name="below")).token,
+        await agent.ask(token.revoke, **of_web, name="below"),
+        await agent.ask(token.revoke_by_id, id=applied.issued[0].token.id),
+    ]
+
+    assert {each.owner for each in told} == {token.Owner(kind="User", name="root")}
+    assert (await root.ask(token.describe, **of_web, name="above")).owner.groups == ("admins",)
+
+
 async def test_of_two_applies_at_once_one_issues(root):
     outcomes = await asyncio.gather(*(apply_tokens(root, CI) for _ in range(4)), return_exceptions=True)
 

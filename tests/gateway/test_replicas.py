@@ -7,9 +7,10 @@ import signal
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from tests.gateway.peers import http_upstream, sdk_client
-from tests.gateway.test_edge import BOTH, headers, modern
+from tests.gateway.test_edge import BOTH, META, headers, modern
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -23,6 +24,15 @@ INITIALIZE = {
 
 def endpoint(system, project, gateway=0):
     return f"{system.urls[gateway]}/projects/{project}/mcp"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def hasty(running_system):
+    """A gateway that gives a request up after two seconds."""
+    await running_system.wake()
+    url = await running_system.gateway("gateway-hasty", MCPCTL_CALL_TIMEOUT_MS="2000")
+    yield url
+    await running_system.parts["gateway-hasty"].stop()
 
 
 async def message_of(answer):
@@ -277,3 +287,27 @@ async def test_hanging_up_cancels_at_the_upstream(system, era):
         sent = headers(system.tokens["dual"], "tools/call", Mcp_Name="was_cancelled")
         async with http.post(url, json=check, headers=sent) as answer:
             assert (await message_of(answer))["result"]["structuredContent"] == {"result": True}
+
+
+@pytest.mark.parametrize("asked", [{}, {"elicitation": {}}], ids=["unasked", "askable"])
+@pytest.mark.parametrize("project", ["old", "new"])
+async def test_a_call_that_takes_longer_than_the_gateway_waits_is_504_and_cancelled_at_the_upstream(
+    system, hasty, project, asked
+):
+    key = f"late-{project}-{bool(asked)}"
+    meta = {**META, "io.modelcontextprotocol/clientCapabilities": asked}
+    async with asyncio.timeout(30), aiohttp.ClientSession() as http:
+
+        async def call(url, tool):
+            body = modern("tools/call", meta=meta, name=tool, arguments={"key": key})
+            sent = headers(system.tokens[project], "tools/call", Mcp_Name=tool)
+            async with http.post(f"{url}/projects/{project}/mcp", json=body, headers=sent) as answer:
+                return answer.status, await message_of(answer)
+
+        waiting = asyncio.create_task(call(hasty, "wait_forever"))
+        _, started = await call(system.urls[0], "has_started")
+        assert started["result"]["structuredContent"] == {"result": True}
+        status, refusal = await waiting
+        assert (status, refusal["error"]["code"]) == (504, -32603)
+        _, was_cancelled = await call(system.urls[0], "was_cancelled")
+        assert was_cancelled["result"]["structuredContent"] == {"result": True}
