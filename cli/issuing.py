@@ -43,7 +43,8 @@ def print_account_token(issued: Any, output: TokenFormat) -> None:
         print_data(issued, output)
         return
     first = f'token of service account "{issued.name}" created; it {_lasts(issued.expires_at)}.'
-    print_bearer(issued.bearer, output, f"serviceaccount/{issued.name}", first)
+    end = f"It is ended with: mcpctl revoke serviceaccounttoken {issued.name} {issued.id}"
+    print_bearer(issued.bearer, output, f"serviceaccount/{issued.name}", first, end)
 
 
 def print_bearer(bearer: str, output: TokenFormat, name: str, *lines: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mcpctl.bus.contracts import catalog
+from mcpctl.bus.contracts import catalog, token
 from mcpctl.bus.errors import BusError, NotFound
 from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.finding import (
@@ -26,6 +26,8 @@ from mcpctl.cli.listing import details
 from mcpctl.cli.options import ContextName, LabelSelector, NameOption, Names, Noun, Project
 from mcpctl.cli.output import note, print_details, say
 from mcpctl.cli.session import Session, session
+
+ACCOUNT_TOKEN = ("serviceaccounttoken", "serviceaccount-token")
 
 
 def describe(
@@ -80,14 +82,30 @@ def revoke(
     selector: LabelSelector = None,
     context: ContextName = None,
 ) -> None:
-    """Revoke mcptokens: they work no more and stay listed.
+    """Revoke mcptokens: they work no more and stay listed. Or one bearer of a service account, by its id.
 
     \b
     Examples:
       mcpctl revoke mcptoken ci -p demo
       mcpctl revoke mcptokens -p demo -l team=shop
+      mcpctl revoke serviceaccounttoken build ID
     """  # noqa: D301 - \b keeps the examples' lines apart
+    if noun in ACCOUNT_TOKEN:
+        asyncio.run(_revoke_account_token(names or (), context))
+        return
     asyncio.run(_change(_named(noun, names, project, selector), "revoke", context))
+
+
+async def _revoke_account_token(words: Sequence[str], context: str | None) -> None:
+    """End a bearer of a service account. Raises `CliError` where account or id is missing."""
+    if len(words) != 2:
+        raise CliError(
+            "name the service account and the id of its bearer: mcpctl revoke serviceaccounttoken NAME ID", USAGE
+        )
+    name, sha = words
+    async with session(context) as opened:
+        await opened.ask(token.revoke_service_account_token, name=name, id=sha)
+    say(f'token of service account "{name}" revoked')
 
 
 def _named(noun: str, names: Sequence[str] | None, project: str | None, selector: str | None) -> Wanted:

@@ -18,6 +18,9 @@ from mcpctl.bus.errors import Conflict
 
 TABLES: tuple[type[SQLModel], ...] = (GroupRow, UserRow, ServiceAccountRow, BearerRow)
 
+ENDING, CUT = ("revoked", "removed"), "changed"
+"""The changes of a token that end it, and the one that lets it end sooner."""
+
 
 class Backups:
     """Hands all rows out but the login sessions, and takes them back."""
@@ -74,13 +77,15 @@ def _restore(changing: Changing, rows: dict[str, list[Row]], own: str, now: int)
 
 
 def _revoked(session: Session, now: int) -> dict[str, int]:
-    """Return what was ever revoked and when, also of tokens whose rows are not there any more."""
-    of_tokens = (col(ChangeRow.kind) == "token", col(ChangeRow.action) != "changed")
-    changes = select(ChangeRow.key, ChangeRow.action).where(*of_tokens).order_by(col(ChangeRow.seq))
-    latest = dict(session.exec(changes).all())
-    gone = {sha: now for sha, action in latest.items() if action != "created"}
-    revoked = select(BearerRow.sha, BearerRow.revoked_at).where(col(BearerRow.revoked_at).is_not(None))
-    return gone | {sha: at for sha, at in session.exec(revoked) if at is not None}
+    """Return what was ever revoked and when, also of tokens whose rows are not there any more.
+
+    What was rotated away and is not there any more counts as revoked: when it was to end, no row tells.
+    """
+    changes = select(ChangeRow.key, ChangeRow.action).where(col(ChangeRow.kind) == "token")
+    latest = dict(session.exec(changes.order_by(col(ChangeRow.seq))).all())
+    revoked_at = dict(session.exec(select(BearerRow.sha, BearerRow.revoked_at)).all())
+    ended = {sha for sha, action in latest.items() if action in ENDING or (action == CUT and sha not in revoked_at)}
+    return dict.fromkeys(ended, now) | {sha: at for sha, at in revoked_at.items() if at is not None}
 
 
 def _ends(session: Session) -> dict[str, int]:

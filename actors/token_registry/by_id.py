@@ -48,7 +48,7 @@ class ById:
 
         def revoke(changing: Changing, row: BearerRow, asker: str) -> tuple[token.Token, list[str]]:
             gone = revoke_trees(changing, [row], now)
-            if not gone:  # said once more: a replacement that is taken back meanwhile must not bring it back
+            if row.sha not in gone:  # said once more: a replacement that is taken back meanwhile must not bring it back
                 changing.record("token", row.sha, "revoked")
             return as_told(shown(changing.session, row, now), asker), gone
 

@@ -98,15 +98,21 @@ class Replaced:
             self.rows.setdefault(row.sha, (row.revoked_at, row.active_name, row.expires_at))
 
     def bring_back(self, changing: Changing) -> None:
-        """Undo the replacement, but not what somebody has revoked since."""
-        later = (col(ChangeRow.seq) > self.change, col(ChangeRow.kind) == "token", col(ChangeRow.action) == "revoked")
-        revoked = set(changing.session.exec(select(ChangeRow.key).where(*later)))
+        """Undo the replacement, but not what somebody has ended since, nor what hangs on that or belonged to it."""
+        later = (col(ChangeRow.seq) > self.change, col(ChangeRow.action).in_(("revoked", "removed")))
+        ended = set(changing.session.exec(select(ChangeRow.kind, ChangeRow.key).where(*later)).all())
         for sha, was in self.rows.items():
             row = changing.session.get(BearerRow, sha)
-            if row is not None and sha not in revoked:
+            if row is not None and ended.isdisjoint(_hangs_on(row)):
                 row.revoked_at, row.active_name, row.expires_at = was
                 changing.session.add(row)
                 changing.record("token", sha, "created")
+
+
+def _hangs_on(row: BearerRow) -> set[tuple[str, str]]:
+    """Return an mcptoken, those above it, the one that it stands for, and its owner: as changes name them."""
+    tokens = {row.sha, *row.parents} | ({row.replaces} if row.replaces is not None else set())
+    return {("token", sha) for sha in tokens} | {(row.owner_kind.lower(), row.owner)}
 
 
 class Binder:
@@ -135,12 +141,12 @@ class Binder:
     ) -> None:
         def remove(changing: Changing) -> None:
             rows = [row for sha in shas if (row := changing.session.get(BearerRow, sha)) is not None]
-            revoked = any(row.revoked_at is not None for row in rows)
+            ended = len(rows) < len(shas) or any(row.revoked_at is not None for row in rows)
             for row in rows:
                 changing.session.delete(row)
                 changing.record("token", row.sha, "removed")
             changing.session.flush()  # names are unique
-            if not revoked:  # else the name was revoked meanwhile, and with it what it stood for before
+            if not ended:  # else the name was revoked meanwhile, and with it what it stood for before
                 replaced.bring_back(changing)
 
         if writing is not None:

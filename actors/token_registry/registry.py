@@ -59,6 +59,7 @@ class TokenRegistry(Actor):
             "edit_service_account",
             "delete_service_account",
             "issue_service_account_token",
+            "revoke_service_account_token",
             "issue",
             "revoke",
             "rotate",

@@ -9,7 +9,7 @@ from mcpctl.actors.token_registry.demands import Demands, Guarded
 from mcpctl.actors.token_registry.membership import demand_groups, in_order
 from mcpctl.actors.token_registry.rbac_calls import RbacCalls
 from mcpctl.actors.token_registry.rows import BearerRow, Records, ServiceAccountRow, as_time
-from mcpctl.actors.token_registry.trees import revoke_all
+from mcpctl.actors.token_registry.trees import revoke, revoke_all
 from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.bearer import digest, mint, prefix
 from mcpctl.bus.contract import Done
@@ -18,7 +18,7 @@ from mcpctl.bus.errors import Conflict, NotFound
 
 
 class ServiceAccounts:
-    """Creates, shows, changes and deletes service accounts, and issues their bearers."""
+    """Creates, shows, changes and deletes service accounts, and issues and ends their bearers."""
 
     def __init__(self, records: Records, guarded: Guarded, ask: RbacCalls) -> None:
         self._records, self._guarded, self._ask = records, guarded, ask
@@ -74,6 +74,7 @@ class ServiceAccounts:
     @handles(token.issue_service_account_token)
     async def issue(self, request: token.IssueServiceAccountToken, _caller: Caller) -> token.IssuedServiceAccountToken:
         bearer, now = mint("sa"), self._records.clock()
+        sha = digest(bearer)
         expires_at = None if request.ttl_seconds is None else now + request.ttl_seconds * 1000
 
         def work(changing: Changing, demands: Demands) -> None:
@@ -81,7 +82,7 @@ class ServiceAccounts:
             # Who holds its bearer can do whatever the account may do.
             demands.power_over(changing.session, f"ServiceAccount:{account.name}", account.groups)
             row = BearerRow(
-                sha=digest(bearer),
+                sha=sha,
                 kind="sa",
                 owner_kind="ServiceAccount",
                 owner=account.name,
@@ -93,9 +94,24 @@ class ServiceAccounts:
             changing.record("token", row.sha, "created")
 
         await self._guarded.change(request.bearer, work)
-        return token.IssuedServiceAccountToken(
-            name=request.name, bearer=bearer, expires_at=None if expires_at is None else as_time(expires_at)
-        )
+        expires = None if expires_at is None else as_time(expires_at)
+        return token.IssuedServiceAccountToken(name=request.name, id=sha, bearer=bearer, expires_at=expires)
+
+    @handles(token.revoke_service_account_token)
+    async def revoke(self, request: token.RevokeServiceAccountToken, _caller: Caller) -> Done:
+        now = self._records.clock()
+
+        def work(changing: Changing, demands: Demands) -> None:
+            account = find_account(changing.session, request.name)
+            demands.membership(changing.session, was=account.groups, now=())  # only an admin touches an admin
+            row = changing.session.get(BearerRow, request.id)
+            if row is None or (row.kind, row.owner) != ("sa", account.name):
+                raise NotFound(f"service account {account.name} has no bearer with that id")
+            if row.revoked_at is None:
+                revoke(changing, row, now)
+
+        await self._guarded.change(request.bearer, work)
+        return Done()
 
 
 @dataclass(frozen=True)

@@ -326,11 +326,19 @@ class IssueServiceAccountToken(Authorized):
 
 
 class IssuedServiceAccountToken(Message):
-    """A new bearer of a service account, shown only here."""
+    """A new bearer of a service account, shown only here. `id` is its SHA-256."""
 
     name: str
+    id: TokenId
     bearer: BearerText
     expires_at: datetime | None
+
+
+class RevokeServiceAccountToken(Authorized):
+    """End one bearer of a service account by its id; the mcptokens that it has issued are the account's, and stay."""
+
+    name: Label
+    id: TokenId
 
 
 class IssueToken(Authorized):
@@ -644,6 +652,14 @@ issue_service_account_token = Call(
     callers=("operator",),
     needs=Need("edit", "serviceaccounts"),
     http=("POST /serviceaccounts/{name}/tokens",),
+)
+revoke_service_account_token = Call(
+    "token.revoke_service_account_token",
+    RevokeServiceAccountToken,
+    Done,
+    callers=("operator",),
+    needs=Need("delete", "serviceaccounts"),
+    http=("DELETE /serviceaccounts/{name}/tokens/{id}",),
 )
 
 issue = Call(

@@ -135,6 +135,30 @@ async def test_what_was_revoked_between_two_restores_stays_so(plane, root):
         await plane.resolve(issued.bearer)
 
 
+async def test_what_was_rotated_away_between_two_restores_is_over(plane, root):
+    before = await backup(root)
+    issued = await root.issue("web", "ci")
+    after = await backup(root)
+    await root.ask(token.rotate, project="web", name="ci", overlap_seconds=60)
+
+    await restore(root, before)
+    await restore(root, after)
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(issued.bearer)
+
+
+async def test_what_nobody_ended_comes_back_by_the_second_of_two_restores(plane, root):
+    before = await backup(root)
+    issued = await root.issue("web", "ci")
+    after = await backup(root)
+
+    await restore(root, before)
+    await restore(root, after)
+
+    assert (await plane.resolve(issued.bearer)).name == "ci"
+
+
 async def test_a_backup_with_a_password_that_costs_too_much_to_check_changes_nothing(plane, root):
     dump = await backup(root)
     rows = json.loads(_unpacked(dump))

@@ -1,6 +1,7 @@
 """Issuing mcptokens: for how long, with whose rights, in place of which."""
 
 import asyncio
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -242,6 +243,55 @@ async def test_a_token_replaces_by_force_only_what_was_issued_below_it(plane, ro
 @pytest.mark.parametrize("by", ["name", "id"])
 async def test_what_is_revoked_meanwhile_is_not_brought_back_by_an_issue_that_is_given_up(plane, root, by):
     old = await root.issue("web", "ci")
+
+    async with given_up(plane, "ci"):
+        if by == "name":
+            await root.ask(token.revoke, project="web", name="ci")
+        else:
+            await root.ask(token.revoke_by_id, id=old.token.id)
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(old.bearer)
+
+
+@pytest.mark.parametrize("call", [token.revoke_by_id, token.delete_by_id])
+async def test_nor_is_what_hangs_on_a_token_that_is_ended_meanwhile(plane, root, call):
+    top = await root.issue("web", "top", "role:create,resource:mcptokens")
+    child = await root.holding(top.bearer).issue("web", "child")
+
+    async with given_up(plane, "child"):
+        await root.ask(call, id=top.token.id)
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(child.bearer)
+
+
+async def test_nor_is_what_a_user_owned_who_is_deleted_meanwhile(plane, root):
+    await root.add_user("ann", "admins")
+    issued = await (await plane.login("ann")).issue("web", "ci")
+
+    async with given_up(plane, "ci"):
+        await root.ask(token.delete_user, name="ann")
+    await root.add_user("ann")
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(issued.bearer)
+
+
+async def test_a_name_that_is_deleted_meanwhile_takes_what_hung_on_it_along(plane, root):
+    top = await root.issue("web", "top", "role:create,resource:mcptokens")
+    child = await root.holding(top.bearer).issue("web", "child")
+
+    async with given_up(plane, "top"):
+        await root.ask(token.delete, project="web", name="top")
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(child.bearer)
+
+
+@asynccontextmanager
+async def given_up(plane, name):
+    """Have root replace an mcptoken of web by force; what is done here is done before the caller gives that up."""
     records = plane.registry._records
     binder = Binder(records, RbacCalls(plane.registry.bus), plane.registry.bus)
     written, go_on = asyncio.Event(), asyncio.Event()
@@ -256,7 +306,7 @@ async def test_what_is_revoked_meanwhile_is_not_brought_back_by_an_issue_that_is
             return result
 
     binder._records = Slow()
-    copy = NewToken(Issuer("User", "root", "", "User", "root"), "web", "ci", {}, "", None, 1)
+    copy = NewToken(Issuer("User", "root", "", "User", "root"), "web", name, {}, "", None, 1)
 
     def place(changing, replaced):
         clear_name(changing, copy, replaced, may_delete=True)
@@ -264,17 +314,11 @@ async def test_what_is_revoked_meanwhile_is_not_brought_back_by_an_issue_that_is
 
     task = asyncio.create_task(binder.put(place, [copy.sha], []))
     await asyncio.wait_for(written.wait(), 5)
-    if by == "name":
-        await root.ask(token.revoke, project="web", name="ci")
-    else:
-        await root.ask(token.revoke_by_id, id=old.token.id)
+    yield
     task.cancel()
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-    with pytest.raises(Unauthenticated, match="revoked"):
-        await plane.resolve(old.bearer)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

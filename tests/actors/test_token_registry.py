@@ -577,6 +577,66 @@ async def test_what_a_service_account_issues_belongs_to_it(plane, root):
         await plane.resolve(issued.bearer)
 
 
+async def test_one_bearer_of_a_service_account_is_revoked_by_its_id_and_its_others_work_on(plane, root, events):
+    await root.ask(token.create_service_account, name="build")
+    lost, other = [await root.ask(token.issue_service_account_token, name="build") for _ in range(2)]
+    heard = await plane.listen()
+
+    for _ in range(2):
+        await root.ask(token.revoke_service_account_token, name="build", id=lost.id)
+
+    told = (await asyncio.wait_for(heard.get(), 5)).change
+    assert (told.kind, told.key, told.action) == ("token", lost.id, "revoked")
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(lost.bearer)
+    assert (await plane.resolve(other.bearer)).sha == other.id
+    assert [(event["kind"], event["name"]) for event in events][-1] == ("token.revoke_service_account_token", "build")
+
+
+async def test_of_an_account_only_its_own_bearers_are_revoked(plane, root):
+    for name in ("build", "deploy"):
+        await root.ask(token.create_service_account, name=name, groups=("admins",))
+    build, deploy = [await root.ask(token.issue_service_account_token, name=name) for name in ("build", "deploy")]
+    issued = await root.holding(build.bearer).issue("web", "ci")
+
+    for other in (deploy.id, issued.token.id, digest(root.bearer), "0" * 64):
+        with pytest.raises(NotFound, match="build has no bearer with that id"):
+            await root.ask(token.revoke_service_account_token, name="build", id=other)
+
+    for bearer in (deploy.bearer, issued.bearer, root.bearer):
+        assert await plane.resolve(bearer)
+
+
+async def test_a_service_accounts_bearer_is_revoked_by_who_may_delete_the_account(plane, root, clerk):
+    await root.ask(token.create_service_account, name="build")
+    await root.ask(token.create_service_account, name="boss", groups=("admins",))
+    await grant(root, "makers", "User:maker", "role:create,resource:serviceaccounts")
+    await add_user(root, "maker")
+    build, boss = [await root.ask(token.issue_service_account_token, name=name) for name in ("build", "boss")]
+
+    with pytest.raises(Forbidden):
+        await (await plane.login("maker")).ask(token.revoke_service_account_token, name="build", id=build.id)
+    with pytest.raises(Forbidden, match="admins"):
+        await clerk.ask(token.revoke_service_account_token, name="boss", id=boss.id)
+    assert (await plane.resolve(boss.bearer)).name == "boss"
+    await clerk.ask(token.revoke_service_account_token, name="build", id=build.id)
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(build.bearer)
+
+
+async def test_a_service_accounts_bearer_that_was_revoked_does_not_come_back_by_a_restore(plane, root):
+    await root.ask(token.create_service_account, name="build")
+    issued = await root.ask(token.issue_service_account_token, name="build")
+    dump = await root.ask(token.backup)
+    await root.ask(token.revoke_service_account_token, name="build", id=issued.id)
+
+    await root.ask(token.restore, dump=dump)
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        await plane.resolve(issued.bearer)
+
+
 async def test_a_service_account_that_does_not_exist_is_not_found(plane, root):
     for call in (token.issue_service_account_token, token.delete_service_account):
         with pytest.raises(NotFound, match="no service account build"):

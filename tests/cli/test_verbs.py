@@ -163,6 +163,24 @@ def test_an_mcptoken_works_until_it_is_revoked(cli):
     assert cli.refused("get", "token", "agent", "-p", "demo") == 'Error: mcptoken "agent" not found in project "demo"'
 
 
+def test_one_bearer_of_a_service_account_is_revoked_as_its_issue_says(cli):
+    cli.ok("create", "serviceaccount", "herald")
+    told = cli.ok("create", "serviceaccounttoken", "herald").splitlines()
+    other = cli.ok("create", "serviceaccounttoken", "herald", "-o", "token").strip()
+    said, command = told[1].split(": mcpctl ")
+
+    assert said == "It is ended with"
+    assert cli.ok(*command.split()) == 'token of service account "herald" revoked\n'
+
+    assert "is not accepted" in cli.run("auth", "whoami", MCPCTL_TOKEN=told[3]).stderr
+    assert cli.ok("auth", "whoami", MCPCTL_TOKEN=other).startswith("ServiceAccount herald")
+    wrong = cli.refused("revoke", "serviceaccounttoken", "herald", "0" * 64)
+    assert wrong == "Error: service account herald has no bearer with that id"
+    assert "NAME ID" in cli.refused("revoke", "serviceaccounttoken", "herald", code=2)
+    assert "id" in cli.refused("revoke", "serviceaccounttoken", "herald", "nonsense", code=2)
+    cli.ok("delete", "serviceaccount", "herald")
+
+
 def test_a_new_mcptoken_is_shown_once_with_its_expiry(cli, project):
     done = cli.run("create", "mcptoken", "once", "-p", project)
 
