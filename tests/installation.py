@@ -12,6 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from tests import forked
+
 START_SECONDS = 30
 READY = "Stop with Ctrl-C."
 PROGRAM = (sys.executable, "-m", "mcpctl.cli.main")
@@ -106,15 +108,7 @@ class Installation:
 
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a CLI command against it."""
-        return subprocess.run(
-            [*PROGRAM, *arguments],
-            env=self.environment | environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return forked.run(list(arguments), self.environment | environment, stdin, seconds=60)
 
     def background(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command that does not end by itself."""
