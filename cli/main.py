@@ -24,6 +24,8 @@ class Program(LazyGroup):
         Command("label", RESOURCES, "Set and remove labels", "mcpctl.cli.labels:label"),
         Command("delete", RESOURCES, "Delete resources", "mcpctl.cli.verbs:delete"),
         Command("revoke", RESOURCES, "Revoke mcptokens", "mcpctl.cli.verbs:revoke"),
+        Command("freeze", RESOURCES, "Stop projects at once", "mcpctl.cli.freeze:freeze"),
+        Command("unfreeze", RESOURCES, "Let frozen projects go on", "mcpctl.cli.freeze:unfreeze"),
         Command("rotate", RESOURCES, "Give an mcptoken a new bearer", "mcpctl.cli.rotate:app"),
         Command("explain", RESOURCES, "Show the fields of a kind of resource", "mcpctl.cli.explain_kind:explain"),
         Command("apply", RESOURCES, "Bring resources to what files say", "mcpctl.cli.apply:apply"),
