@@ -28,7 +28,13 @@ async def upstreams_of():
                 raise Unauthenticated("revoked")
             return connection
 
-        made.append(Upstreams(ActorSettings(**settings), unseal, ServerLogs("r1", None)))
+        made.append(
+            Upstreams(
+                ActorSettings(**{"upstream_networks": "loopback", "stdio_commands": "*"} | settings),
+                unseal,
+                ServerLogs("r1", None),
+            )
+        )
         return made[-1]
 
     yield make
