@@ -54,8 +54,8 @@ class ActorSettings(BaseSettings):
     stdio_idle_ms: int = Field(600_000, ge=1000, description="A stdio server without calls for so long is stopped.")
     upstream_networks: str = Field(
         "public",
-        description="Addresses that a router may reach: CIDR ranges and the words `public`, `private`, `loopback`, comma "
-        "separated. `mcpctl up` says all three. Link-local and metadata addresses are never reached.",
+        description="Addresses that a router may reach: CIDR ranges and the words `public`, `private`, `loopback`, "
+        "comma separated. `mcpctl up` says all three. Link-local and metadata addresses are never reached.",
     )
     stdio_commands: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

@@ -56,6 +56,9 @@ CRASHES = 5
 """A stdio server that ended so often within `CRASH_WINDOW` seconds is not started again until the window is over."""
 
 CRASH_WINDOW = 60.0
+LONGEST_REASON = 500
+"""Characters that are told of why a server is away: some of it may be the server's own words."""
+
 PROBE_FIRST, PROBE_LAST = 1.0, 30.0
 """Seconds between two attempts to reach a faulty server in the background: doubled from the first to the last."""
 
@@ -127,6 +130,7 @@ class Upstream:
         self._unseal = unseal
         self._client: Client | None = None
         self._log_level: str | None = None
+        self._redact: Callable[[str], str] = str
         self._connecting = asyncio.Lock()
         self._crashes: list[float] = []
         self._tasks = Tasks()
@@ -263,8 +267,12 @@ class Upstream:
     async def _connect(self) -> Client:
         self._refuse_crash_loop()
         connection = await self._unseal(self.server.name, self.authority)
+        redaction = Redaction(connection)
+        self._redact = redaction.of_text
         try:
-            client = _client_for(connection, self._logs.of(self.server.name), self.capabilities, self._bounds)
+            client = _client_for(
+                connection, self._logs.of(self.server.name), self.capabilities, self._bounds, redaction
+            )
         except ValueError as error:
             raise BadGateway(f"server {self.server.name}: its url or a header cannot be sent: {error}") from error
         try:
@@ -314,7 +322,7 @@ class Upstream:
         await client.close()
 
     def _away(self, error: Exception) -> BusError:
-        text = f"server {self.server.name}: {error}"
+        text = f"server {self.server.name}: {self._redact(str(error))[:LONGEST_REASON]}"
         self._note_trouble(text)
         if isinstance(error, McpTransportError) and str(error).startswith("no answer"):
             return DeadlineExceeded(text)
@@ -398,8 +406,9 @@ class Upstream:
         await self.rest()
 
 
-def _client_for(connection: Connection, log: ServerLog, capabilities: bytes, bounds: Bounds) -> Client:
-    redaction = Redaction(connection)
+def _client_for(
+    connection: Connection, log: ServerLog, capabilities: bytes, bounds: Bounds, redaction: Redaction
+) -> Client:
     redact = redaction.of_bytes if redaction else None
     if connection.url is not None:
         return McpHttpClient(
