@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 import structlog
 
+from mcpctl.actors.upstream_router.stdio_process import Process
 from mcpctl.actors.upstream_router.stdio_rules import StdioRules
 from mcpctl.bus.connection import Tasks
 from mcpctl.bus.mcp_client import (
@@ -54,11 +55,11 @@ Notify = Callable[[str, bytes], None]
 LONGEST_SAID = 8192
 """Bytes that are heard of a line on stderr."""
 
-MOST_SAID = 200
-"""Lines on stderr that are heard of those that come at once."""
-
 SAYING = 4 << 20
 """Bytes of stderr that are read in a second at the most; a process that writes more waits."""
+
+SAID_AT_ONCE, SAID_PAUSE = 500, 0.1
+"""Lines of stderr that are read before others have their turn, and for how many seconds."""
 
 TURN = 65536
 """Bytes of stdout that are read before others have their turn."""
@@ -114,7 +115,7 @@ class StdioClient:
         self._abandoned = False
         """Whether a request was given up since the last time that none was pending."""
         self._tasks = Tasks()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._fault = ""
         self._mark = f"MCPCTL_STDIO={secrets.token_hex(16)}"
         """In the environment of the process, and of all that it starts."""
@@ -136,16 +137,13 @@ class StdioClient:
         name, _, value = self._mark.partition("=")
         read, write = os.pipe()  # of its own: asyncio would keep as much of stderr as of stdout
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            self._process = await Process.start(
                 program,
                 *self._command[1:],
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
                 stderr=write,
                 env=environment | dict(self._env) | {name: value},
-                limit=self._rules.longest,
-                start_new_session=True,
-                preexec_fn=self._rules.limit,
+                longest=self._rules.longest,
+                limit=self._rules.limit,
             )
         except OSError as error:
             os.close(read)
@@ -265,7 +263,7 @@ class StdioClient:
 
     async def _write(self, message: bytes) -> None:
         process = self._process
-        if process is None or process.stdin is None or process.returncode is not None:
+        if process is None or process.returncode is not None:
             raise McpTransportError(self._ended(), sent=False)
         if b"\n" in message or b"\r" in message:  # valid between JSON tokens, but here a line is a message
             message = msgspec.json.format(message, indent=-1)
@@ -277,12 +275,12 @@ class StdioClient:
 
     def _write_now(self, line: bytes) -> None:
         process = self._process
-        if process is not None and process.stdin is not None and process.returncode is None:
+        if process is not None and process.returncode is None:
             with suppress(ConnectionError, RuntimeError):
                 process.stdin.write(line)
 
     async def _read(self) -> None:
-        assert self._process is not None and self._process.stdout is not None  # noqa: PT018, S101 - set before the start
+        assert self._process is not None  # noqa: S101 - set before the start
         taken = 0
         try:
             while line := await self._process.stdout.readline():
@@ -295,9 +293,9 @@ class StdioClient:
         except ValueError:
             self._kill(f"a line of its output is longer than {self._rules.longest} bytes")
 
-    async def _attend(self, process: asyncio.subprocess.Process, *reading: "asyncio.Task[None]") -> None:
+    async def _attend(self, process: Process, *reading: "asyncio.Task[None]") -> None:
         """Wait for the end of the process, or of its output: without that it is of no use. Fail what waits for it."""
-        ending = asyncio.create_task(process.wait())
+        ending = asyncio.create_task(process.exited.wait())
         try:
             await asyncio.wait({ending, reading[0]}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({ending}, timeout=STOP_SECONDS)
@@ -415,13 +413,15 @@ class StdioClient:
         )
         rest = b""
         try:
+            said = 0
             while chunk := await reader.read(TURN):
                 *lines, rest = (rest + chunk).split(b"\n")
                 rest = rest[:LONGEST_SAID]  # whatever comes until the line ends
-                for line in lines[:MOST_SAID]:
+                for line in lines:
                     self._say(line[:LONGEST_SAID].decode(errors="replace").rstrip())
-                if len(lines) > MOST_SAID:
-                    self._say(f"({len(lines) - MOST_SAID} lines that came at once are left out)")
+                    said += 1
+                    if said % SAID_AT_ONCE == 0:
+                        await asyncio.sleep(SAID_PAUSE)
                 await asyncio.sleep(len(chunk) / SAYING)
             if rest:
                 self._say(rest.decode(errors="replace").rstrip())
@@ -444,21 +444,20 @@ class StdioClient:
         process = self._process
         if process is None:
             return
-        if process.stdin is not None:
-            process.stdin.close()
+        process.stdin.close()
         for number in (None, signal.SIGTERM, signal.SIGKILL):
             if number is not None:
                 self._signal(number)
             try:
                 async with asyncio.timeout(STOP_SECONDS):
-                    await process.wait()
+                    await process.exited.wait()
                     break
             except TimeoutError:
                 continue
         self._signal(signal.SIGKILL)  # what the process itself has left behind
         kill_marked(self._mark)
         await self._tasks.finish(STOP_SECONDS)
-        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - its pipes, if somebody holds them open
+        process.close()
 
 
 def kill_marked(mark: str) -> None:
