@@ -1,13 +1,15 @@
 """Settings of the actors' processes."""
 
 from pathlib import Path
+from typing import Annotated
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mcpctl.bus.contracts.catalog import demand_http
 from mcpctl.bus.names import Label
+from mcpctl.bus.networks import Networks
 
 
 class ActorSettings(BaseSettings):
@@ -50,11 +52,41 @@ class ActorSettings(BaseSettings):
     upstream_timeout_ms: int = Field(120_000, ge=100, description="Longest wait for an upstream's answer to a call.")
     list_timeout_ms: int = Field(5_000, ge=100, description="Longest wait for one upstream's part of a merged list.")
     stdio_idle_ms: int = Field(600_000, ge=1000, description="A stdio server without calls for so long is stopped.")
+    upstream_networks: str = Field(
+        "public",
+        description="Addresses that a router may reach: CIDR ranges and the words `public`, `private`, `loopback`, "
+        "comma separated. `mcpctl up` says all three. Link-local and metadata addresses are never reached.",
+    )
+    stdio_commands: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Commands that a router may start, comma separated: a path, or a name on its own `PATH`, and any "
+        "arguments with which the command must begin. `*` is any command; `mcpctl up` says that.",
+    )
+    stdio_memory_limit: int = Field(
+        4 << 30, ge=0, description="Longest data segment of each process of a stdio server, in bytes; 0 sets no limit."
+    )
+    stdio_files_limit: int = Field(
+        1024, ge=16, description="Files that each process of a stdio server may have open at once."
+    )
+    result_limit: int = Field(
+        8 << 20, ge=1024, le=64 << 20, description="Longest single message of an upstream, in bytes."
+    )
     ready_fd: int | None = Field(None, description="Descriptor to which `ready` is written once all actors answer.")
 
     @property
     def keys(self) -> Path:
         return self.nats_keys or self.data_dir / "nats" / "keys"
+
+    @field_validator("upstream_networks")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        Networks.parse(text)
+        return text
+
+    @field_validator("stdio_commands", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @field_validator("llm_base_url")
     @classmethod

@@ -158,6 +158,29 @@ def reaches(level: str, message: bytes) -> bool:
         return False
 
 
+class Progress(msgspec.Struct):
+    """What a decision needs of a progress notification."""
+
+    class Params(msgspec.Struct):
+        token: Raw = msgspec.field(name="progressToken")
+
+    params: Params
+
+
+_decode_progress = msgspec.json.Decoder(Progress).decode
+
+
+def is_progress_of(token: bytes | None, message: bytes) -> bool:
+    """Tell whether a raw `notifications/progress` bears a token: of another request, it is not for this one."""
+    if token is None:
+        return False
+    try:
+        said = bytes(_decode_progress(message).params.token)
+        return said == token or decode_value(said) == decode_value(token)
+    except msgspec.DecodeError:
+        return False
+
+
 DECISIVE = frozenset({"name", "uri", "ref", "arguments", "_meta", "cursor", "type", "requestState", "inputResponses"})
 """Members of `params` and `ref` by which a request is decided."""
 

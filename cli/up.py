@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mcpctl.bus import provision
 from mcpctl.bus.errors import BusError
+from mcpctl.bus.networks import OPEN
 from mcpctl.cli import ports
 from mcpctl.cli.context import Config
 from mcpctl.cli.data_folder import DataFolder
@@ -23,6 +24,9 @@ from mcpctl.cli.supervisor import Part, Supervisor
 STATEFUL_ACTORS = ("token", "rbac", "catalog", "session", "audit")
 OWN_VARIABLES = ("MCPCTL_TOKEN", "MCPCTL_CONFIG", "MCPCTL_CONTEXT", "MCPCTL_NATS_TOKEN", "MCPCTL_NATS_TOKEN_FILE")
 """Settings of the CLI, or of other installations: not for the children."""
+
+OPEN_TO_ITS_USER = {"MCPCTL_UPSTREAM_NETWORKS": OPEN, "MCPCTL_STDIO_COMMANDS": "*"}
+"""What holds on one's own machine unless the environment says otherwise: its user may reach and start these anyway."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +140,19 @@ class Installation:
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
-        return inherited | {
-            "MCPCTL_NATS_URL": self._nats.url,
-            "MCPCTL_NATS_KEYS": str(self._nats.keys),
-            "MCPCTL_DATA_DIR": str(self._folder.path),
-            "MCPCTL_BOOTSTRAP_FILE": str(self._first_user.secret_file),
-            "MCPCTL_BUS_ANONYMOUS_EDGE": "true",
-            "MCPCTL_HTTP_HOST": self._options.http_host,
-            "MCPCTL_HTTP_PORT": str(self._http_port),
-        }
+        return (
+            OPEN_TO_ITS_USER
+            | inherited
+            | {
+                "MCPCTL_NATS_URL": self._nats.url,
+                "MCPCTL_NATS_KEYS": str(self._nats.keys),
+                "MCPCTL_DATA_DIR": str(self._folder.path),
+                "MCPCTL_BOOTSTRAP_FILE": str(self._first_user.secret_file),
+                "MCPCTL_BUS_ANONYMOUS_EDGE": "true",
+                "MCPCTL_HTTP_HOST": self._options.http_host,
+                "MCPCTL_HTTP_PORT": str(self._http_port),
+            }
+        )
 
     def _log(self, name: str) -> Path:
         return self._folder.path / "logs" / f"{name}.log"

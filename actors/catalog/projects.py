@@ -8,6 +8,7 @@ from sqlmodel import Session, col, select
 
 from mcpctl.actors.catalog import prompts
 from mcpctl.actors.catalog.rows import MemberRow, ProjectRow, SecretRow, ServerRow, as_datetime, now_ms
+from mcpctl.actors.catalog.urls import demand_reachable
 from mcpctl.actors.changes import Changing
 from mcpctl.bus.contracts import catalog
 from mcpctl.bus.errors import BadRequest, Conflict, Forbidden, NotFound
@@ -178,6 +179,8 @@ def _set_gate(session: Session, row: ProjectRow, spec: catalog.ProjectSpec) -> N
     secret = model.secret_ref if model else None
     if secret is not None and session.get(SecretRow, secret) is None:
         raise Conflict(f"the model of project {spec.name} refers to secret {secret}, which does not exist")
+    if model is not None:
+        demand_reachable(f"the model of project {spec.name}", model.base_url)
     row.gate = None if spec.gate is None else spec.gate.model_dump(mode="json")
 
 

@@ -96,6 +96,7 @@ def connection(session: Session, project: str, server: str, keyring: Keyring) ->
         headers=_filled(spec.headers, clear),
         command=spec.command,
         env=_filled(spec.env, clear),
+        secrets=tuple(clear.values()),
     )
 
 

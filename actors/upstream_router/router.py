@@ -40,6 +40,7 @@ from mcpctl.bus.frames import (
     encode,
 )
 from mcpctl.bus.identity import inbox_of
+from mcpctl.bus.networks import Networks
 
 log = structlog.get_logger()
 
@@ -63,7 +64,7 @@ class UpstreamRouter(Actor):
         self._logs = ServerLogs(self.id, self.audit)
         self._others = OtherRouters(bus, self.id)
         self._upstreams = Upstreams(settings, self._unseal, self._logs, self._others)
-        seal = Seal.of_routers(settings.keys)
+        seal, networks = Seal.of_routers(settings.keys), Networks.parse(settings.upstream_networks)
         self._asking = Asking(self.id, self._upstreams, seal)
         self._listening = Listening()
         self._owners = Owners(bus, self.id)
@@ -80,7 +81,7 @@ class UpstreamRouter(Actor):
             seal,
             self.audit,
             Uses(bus),
-            OwnAnswers(bus, Gate(bus, Passages(bus, self._owners.sessions), self.audit)),
+            OwnAnswers(bus, Gate(bus, Passages(bus, self._owners.sessions), self.audit, networks)),
             settings,
         )
         self._deciding_again: asyncio.Task[int] | None = None

@@ -503,13 +503,14 @@ class Unseal(Authorized):
 
 
 class Connection(Message):
-    """How to reach a server. Never logged, never stored."""
+    """How to reach a server. Never logged, never stored. `secrets` are the values in it that were sealed."""
 
     revision: str
     url: str | None = None
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     command: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = Field((), repr=False)
 
 
 class UnsealModel(Authorized):
