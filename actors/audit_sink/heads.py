@@ -83,7 +83,7 @@ class Notary:
             if changed_at != self._read_at:
                 self.keys, self._read_at = HeadKeys.open(self._path, create=False), changed_at
         except (OSError, KeyringRefused) as error:
-            log.error("the keyring of the audit heads cannot be read: going on with the one before", error=str(error))
+            log.warning("the keyring of the audit heads is not read: going on with the one before", error=str(error))
 
     def sign(self, project: str, number: int, digest: str, *, what: str = HEAD) -> Head:
         """Return a signed head."""

@@ -42,7 +42,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """Where the ledger stands after a transaction, the tail messages (subject and payload) of what it added, the heads."""
+    """Where the ledger stands after a transaction, the tail messages (subject, payload) of what it added, its heads."""
 
     position: Position
     tail: Sequence[tuple[str, bytes]] = field(default=())
@@ -212,7 +212,7 @@ def _chain_row(head: audit.Head) -> ChainRow:
 
 
 def chained(prev: str, seq: int, text: bytes) -> str:
-    """Return the hash of an entry: SHA-256 over the previous one's 32 bytes, its `seq` (8 bytes) and its canonical text."""
+    """Return the hash of an entry: SHA-256 over the previous one's 32 bytes, `seq` (8 bytes) and the canonical text."""
     return hashlib.sha256(bytes.fromhex(prev) + seq.to_bytes(8, "big") + text).hexdigest()
 
 

@@ -56,7 +56,7 @@ class PurgedRow(SQLModel, table=True):
 
 
 class PositionRow(SQLModel, table=True):
-    """One row: up to where the stream is in the ledger (`seq`, stored `at` ns), and the ledger's last number; signed."""
+    """One row, signed: up to where the stream is in the ledger (`seq`, stored `at` ns), the ledger's last number."""
 
     __tablename__ = "ledger_position"
     id: int = Field(primary_key=True)

@@ -111,15 +111,15 @@ class AuditSink(Actor):
         self.service.checks[f"JetStream {audit.STREAM}"] = partial(self._streams.health, audit.STREAM)
         self._opened.push_async_callback(self._streams.close)
         self._consumer = SharedConsumer(self._streams, audit.STREAM, SINK_CONSUMER)
-        draining = asyncio.create_task(self._drain())
-        draining.add_done_callback(self._drain_ended)
-        self._opened.push_async_callback(self._stop_draining, draining)
+        self._draining = asyncio.create_task(self._drain())
+        self._draining.add_done_callback(self._drain_ended)
+        self._opened.push_async_callback(self._stop_draining)
 
     async def close(self) -> None:
         await self._opened.aclose()
 
-    async def _stop_draining(self, draining: "asyncio.Task[None]") -> None:
-        await cancel(draining)
+    async def _stop_draining(self) -> None:
+        await cancel(self._draining)
         for stored in self._held.take_all():
             await self._consumer.give_back(stored)
         await self._consumer.hand_over()
@@ -317,7 +317,7 @@ class AuditSink(Actor):
         try:
             self._anchors.add(heads)
         except OSError as error:
-            log.error("heads of the audit chains not anchored", path=str(self._anchors.path), error=str(error))
+            log.warning("heads of the audit chains not anchored", path=str(self._anchors.path), error=str(error))
 
     async def _let_go(self) -> None:
         """Ack what is in the ledger."""

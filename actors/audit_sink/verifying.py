@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import Row, func, select
-from sqlmodel import Session, SQLModel, col
+from sqlalchemy import Row, func
+from sqlalchemy import select as select_columns
+from sqlmodel import Session, SQLModel, col, select
 
 from mcpctl.actors.audit_sink.anchors import Anchors
 from mcpctl.actors.audit_sink.heads import PURGED, Notary
 from mcpctl.actors.audit_sink.ledger import GENESIS, Position, chained
 from mcpctl.actors.audit_sink.rows import ChainRow, EntryRow, PositionRow, PurgedRow
-from mcpctl.bus.contracts import audit
 from mcpctl.bus.contracts.audit import Chain, Fault, Head, Place, Verified
 from mcpctl.bus.names import NO_PROJECT
 
@@ -34,7 +34,6 @@ COLUMNS = ("kind", "outcome", "at", "principal", "user", "token_name", "token_sh
 """Columns that repeat a member of the event."""
 
 _LEDGER = SQLModel.metadata.tables[EntryRow.__tablename__]
-_BY_PROJECT = (EntryRow.project, ChainRow.project, PurgedRow.project)
 
 
 @dataclass
@@ -56,7 +55,9 @@ def verify(session: Session, notary: Notary, anchors: Anchors, project: str | No
     if session.get_bind().dialect.name != "sqlite":
         session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     page = Page()
-    place = start or _first(session, anchors, project)
+    place = start or _next(session, anchors, "")
+    if start is None and project is not None:
+        place = Place(chain=project, number=0, hash=GENESIS)
     while place is not None:
         walk = _Walk(session, notary, anchors.get(place.chain, {}), page, place)
         if not walk.run():
@@ -65,35 +66,33 @@ def verify(session: Session, notary: Notary, anchors: Anchors, project: str | No
             )
         place = None if project is not None else _next(session, anchors, place.chain)
     if project is None:
-        page.faults += _whole(session, notary)
+        page.faults += _whole(session, notary, anchors)
     return Verified(checked=page.checked, faults=tuple(page.faults), chains=tuple(page.chains), keys=notary.keys.public)
 
 
-def _first(session: Session, anchors: Anchors, project: str | None) -> Place | None:
-    return _next(session, anchors, "") if project is None else Place(chain=project, number=0, hash=GENESIS)
+def _known(session: Session, anchors: Anchors) -> set[str]:
+    return {*session.exec(select(ChainRow.project)), *session.exec(select(PurgedRow.project)), *anchors}
 
 
 def _next(session: Session, anchors: Anchors, after: str) -> Place | None:
     """Return the beginning of the next chain, by the name of its project."""
-    found = [
-        session.execute(select(func.min(column)).where(col(column) > after)).scalar_one() for column in _BY_PROJECT
-    ]
-    names = [name for name in (*found, *anchors) if name is not None and name > after]
-    return Place(chain=min(names), number=0, hash=GENESIS) if names else None
+    following = min((name for name in _known(session, anchors) if name > after), default=None)
+    return None if following is None else Place(chain=following, number=0, hash=GENESIS)
 
 
-def _whole(session: Session, notary: Notary) -> Iterator[Fault]:
+def _whole(session: Session, notary: Notary, anchors: Anchors) -> Iterator[Fault]:
     """Check what is about all chains together: that none of them is missing, and the position in the stream."""
+    unknown = col(EntryRow.project).not_in(sorted(_known(session, anchors)))
+    for project in session.exec(select(EntryRow.project).where(unknown).distinct()):
+        yield Fault(kind="head", project=project, detail="there are entries, and no signed end of their chain")
     row = session.get(PositionRow, 1)
-    written = session.execute(select(func.sum(ChainRow.number))).scalar_one() or 0
-    if row is None:
-        if written:
-            yield Fault(kind="position", detail="the ledger's position is gone")
-        return
-    doubt = notary.position_fault(row)
-    if doubt is not None:
-        yield Fault(kind="position", detail=f"the ledger's position (message {row.seq}) is not genuine: {doubt}")
-    if written != row.last:
+    written = session.exec(select(func.sum(ChainRow.number))).one() or 0
+    doubt = "it is gone" if row is None else notary.position_fault(row)
+    if doubt is not None and (row is not None or written):
+        yield Fault(
+            kind="position", detail=f"the ledger's position in the stream is not the one that was signed: {doubt}"
+        )
+    elif row is not None and written != row.last:
         detail = f"the chains have {written} entries, purged ones counted; {row.last} were written"
         yield Fault(kind="removed", detail=detail)
 
@@ -123,7 +122,7 @@ class _Walk:
 
     def _rows(self) -> Sequence[Row[Any]]:
         columns = _LEDGER.c
-        after = select(_LEDGER).where(columns.project == self._chain, columns.number > self._number)
+        after = select_columns(_LEDGER).where(columns.project == self._chain, columns.number > self._number)
         return self._session.execute(after.order_by(columns.number).limit(ROWS)).all()
 
     def _pass_purged(self) -> None:
