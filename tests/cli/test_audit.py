@@ -161,17 +161,6 @@ def test_the_ledger_is_verified_and_against_heads_that_were_kept(cli, tmp_path):
     assert "holds no heads" in cli.refused("audit", "verify", "--anchor", str(heads), code=2)
 
 
-def test_a_purge_asks_first_and_says_what_it_removes(cli):
-    assert "say how old" in cli.refused("audit", "purge", code=2)
-    assert "repeat it with --yes" in cli.refused("audit", "purge", "-p", "demo", "--older-than", "0s", code=2)
-    assert cli.ok("audit", "purge", "--older-than", "30d", "--yes") == "nothing is that old\n"
-
-    planned = cli.ok("audit", "purge", "-p", "demo", "--before", "0s", "--dry-run")
-
-    assert re.fullmatch(r"demo: entries 1 to (\d+) would be removed \(\1\)\n", planned)
-    assert entries(cli, "-p", "demo")
-
-
 def test_a_tail_shows_a_call_as_it_is_made(cli):
     with tailing(cli, "-p", "demo", "-n", "1") as next_with:
         next_with("token-demo")  # the last one there was: from here on it follows
@@ -213,3 +202,14 @@ def test_a_tail_without_the_right_is_refused(cli, tmp_path):
 @pytest.mark.parametrize("form", ["table", "yaml"])
 def test_the_ledger_can_be_read_in_every_form(cli, form):
     assert "token.login" in cli.ok("audit", "get", "--kind", "token.login", "-o", form)
+
+
+def test_a_purge_asks_first_and_says_what_it_removes(cli):
+    assert "say how old" in cli.refused("audit", "purge", code=2)
+    assert "repeat it with --yes" in cli.refused("audit", "purge", "-p", "demo", "--older-than", "0s", code=2)
+    assert cli.ok("audit", "purge", "--older-than", "30d", "--yes") == "nothing is that old\n"
+
+    planned = cli.ok("audit", "purge", "-p", "demo", "--before", "0s", "--dry-run")
+
+    assert re.fullmatch(r"demo: entries 1 to (\d+) would be removed \(\1\)\n", planned)
+    assert entries(cli, "-p", "demo")
