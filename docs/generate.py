@@ -77,6 +77,11 @@ def settings() -> str:
             shown = "" if default in (None, ()) else f"`{default}`"
             lines.append(f"| `MCPCTL_{field.upper()}` | {shown} | {info.description} |")
         lines.append("")
+    lines += [
+        "`MCPCTL_AUDIT_DURABILITY` (`process`, `power`) is read by `mcpctl up`: an acknowledged audit event",
+        "survives the end of any process, or a power cut too; [what that costs](performance.md#audit-durability).",
+        "",
+    ]
     lines += ["`MCPCTL_LOG_LEVEL` (`debug`, `info`, `warning`, `error`) holds for every process.", ""]
     return HEAD + "\n".join(lines)
 

@@ -1,4 +1,6 @@
+import base64
 import csv
+import hashlib
 import io
 import json
 import queue
@@ -11,6 +13,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from mcpctl.bus.contracts.audit import Entry, Event
 from mcpctl.cli.audit_export import csv_lines
@@ -142,6 +145,28 @@ def test_an_export_has_every_event_in_each_format_also_where_it_takes_many_answe
     assert {row[table[0].index("project")] for row in table[1:]} == {"demo"}
     refused = cli.refused("audit", "export", "--file", str(tmp_path / "no" / "folder"))
     assert "no such file or directory" in refused.lower()
+
+
+def test_what_is_exported_can_be_verified_without_us(cli):
+    """As docs/how-to/prove-the-audit.md says how."""
+    report = json.loads(cli.ok("audit", "verify", "-o", "json"))
+    ends, numbers = {}, {}
+    for line in cli.ok("audit", "export").splitlines():
+        entry = json.loads(line)
+        project = entry["event"].get("project", "_")
+        text = json.dumps(entry["event"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        prev = bytes.fromhex(ends.get((project, entry["number"] - 1), "0" * 64))
+        digest = hashlib.sha256(prev + entry["seq"].to_bytes(8, "big") + text.encode()).hexdigest()
+        assert digest == entry["hash"], entry
+        ends[project, entry["number"]], numbers[project] = digest, entry["number"]
+
+    assert {chain["project"] for chain in report["chains"]} == set(numbers)
+    for head in (chain["head"] for chain in report["chains"]):
+        assert ends[head["project"], head["number"]] == head["hash"]
+        signed = {name: head[name] for name in ("at", "hash", "number", "project")}
+        text = b"mcpctl audit head\n" + json.dumps(signed, separators=(",", ":")).encode()
+        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(report["keys"][head["key"]]))
+        key.verify(base64.b64decode(head["signature"]), text)
 
 
 def test_the_ledger_is_verified_and_against_heads_that_were_kept(cli, tmp_path):
