@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from mcpctl.bus.contracts.audit import Head
 
-LIMIT_BYTES = 16 * 1024 * 1024
+LIMIT_BYTES = 4 * 1024 * 1024
 """Size from which the file is put aside, as the only older one, and a new one begun."""
 
 Anchors = dict[str, dict[int, Head]]
@@ -22,19 +23,19 @@ class AnchorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._older = path.with_name(f"{path.stem}.1{path.suffix}")
-        self._read: Anchors = {}
-        self._stamp: tuple[object, ...] = ()
+        self._found: Anchors = {}
+        self._read: dict[Path, tuple[int, int]] = {}  # inode, and bytes that were read
 
     def add(self, heads: Iterable[Head]) -> None:
         """Add heads. Raises `OSError`."""
-        lines = b"".join(orjson.dumps(head.model_dump()) + b"\n" for head in heads)
+        lines = _lines(heads)
         if not lines:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self._size(self.path) > LIMIT_BYTES:
-            last = list(self.newest())
+        if _state(self.path)[1] > LIMIT_BYTES:
+            newest = _lines(self.newest())
             self.path.replace(self._older)
-            lines = b"".join(orjson.dumps(head.model_dump()) + b"\n" for head in last) + lines
+            lines = newest + lines
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(descriptor, lines)
@@ -43,25 +44,46 @@ class AnchorFile:
 
     def newest(self) -> Iterable[Head]:
         """Return the newest head of each project."""
-        return [max(each.values(), key=lambda head: head.number) for each in self.read().values()]
+        return [max(heads.values(), key=lambda head: head.number) for heads in self.read().values()]
 
     def read(self) -> Anchors:
         """Return all heads that are kept; a line that is none (a write was cut short) is passed over."""
-        stamp = (self._size(self._older), self._size(self.path))
-        if stamp != self._stamp:
-            found: Anchors = {}
+        known, size = self._read.get(self.path, (0, 0))
+        now, grown = _state(self.path)
+        if now == known and grown >= size and _state(self._older)[0] == self._read.get(self._older, (0, 0))[0]:
+            self._take(self.path, size)
+        else:
+            self._found, self._read = {}, {}
             for path in (self._older, self.path):
-                for head in _heads(path):
-                    found.setdefault(head.project, {})[head.number] = head
-            self._read, self._stamp = found, stamp
-        return self._read
+                self._take(path, 0)
+        return self._found
 
-    @staticmethod
-    def _size(path: Path) -> int:
+    def _take(self, path: Path, start: int) -> None:
         try:
-            return path.stat().st_size
+            with path.open("rb") as file:
+                file.seek(start)
+                text = file.read()
         except OSError:
-            return 0
+            return
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read[path] = _state(path)[0], start + len(whole)
+        for line in whole.splitlines():
+            with suppress(ValidationError):
+                head = Head.model_validate_json(line)
+                self._found.setdefault(head.project, {})[head.number] = head
+
+
+def _lines(heads: Iterable[Head]) -> bytes:
+    return b"".join(orjson.dumps(head.model_dump()) + b"\n" for head in heads)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Return a file's inode and size."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_size
 
 
 def joined(anchors: Anchors, more: Iterable[Head]) -> Anchors:
@@ -70,15 +92,3 @@ def joined(anchors: Anchors, more: Iterable[Head]) -> Anchors:
     for head in more:
         found.setdefault(head.project, {})[head.number] = head
     return found
-
-
-def _heads(path: Path) -> Iterable[Head]:
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            yield Head.model_validate_json(line)
-        except ValidationError:
-            continue

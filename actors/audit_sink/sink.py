@@ -8,6 +8,7 @@ from functools import partial
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import Session
 
 from mcpctl.actors.audit_sink import anchors, ledger, purging, search, verifying
 from mcpctl.actors.audit_sink.anchors import AnchorFile
@@ -151,10 +152,12 @@ class AuditSink(Actor):
     async def verify(self, request: audit.Verify, _caller: Caller) -> audit.Verified:
         self._notary.refresh()
         await self._anchor()
-        kept = anchors.joined(self._anchors.read(), request.anchors)
-        found = await self._store.read(
-            lambda session: verifying.verify(session, self._notary, kept, request.project, request.place)
-        )
+
+        def check(session: Session) -> audit.Verified:
+            kept = anchors.joined(self._anchors.read(), request.anchors)  # before the session sees anything
+            return verifying.verify(session, self._notary, kept, request.project, request.place)
+
+        found = await self._store.read(check)
         if found.place is not None or request.project is not None:
             return found
         info = await self._streams.ask(f"STREAM.INFO.{audit.STREAM}", {"deleted_details": True})
