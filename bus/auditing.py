@@ -58,6 +58,7 @@ class AuditWriter:
         self._sends: set[asyncio.Task[None]] = set()
         self._in_flight: dict[str, float] = {}  # message id and time of sending, the oldest first
         self._closing = False
+        self._acked = 0
         self.retries = 0
         """Attempts to send a batch that were not acknowledged, since the start."""
 
@@ -150,9 +151,11 @@ class AuditWriter:
 
     async def _attempt(self, batch: bytes, headers: dict[str, str]) -> str | None:
         try:
-            reply = await self._client.request(self._subject, batch, timeout=ATTEMPT, headers=headers)
+            known = headers | {audit.ACKED: str(self._acked)}
+            reply = await self._client.request(self._subject, batch, timeout=ATTEMPT, headers=known)
             answer = orjson.loads(reply.data)
             if "error" not in answer:
+                self._acked = answer["seq"]
                 return None
             failure = str(answer["error"].get("description"))
         except MaxPayloadError:

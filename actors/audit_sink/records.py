@@ -50,7 +50,11 @@ class Record:
 
 def read(stored: Stored) -> Iterator[Record]:
     """Yield the records of one message of the stream, in its order."""
-    writer = stored.subject.rpartition(".")[2]
+    writer = _writer(stored)
+    acked = stored.headers.get(audit.ACKED, "")
+    if writer in ACTORS and acked.isdigit() and int(acked) >= stored.seq:
+        told = f"{writer} has the acknowledgement of message {acked}, and its next one is message {stored.seq}"
+        yield notice("audit.stream", detail=f"the stream was set back: {told}")
     for index, line in enumerate(stored.data.split(b"\n")):
         if line:
             yield _read_line(line, writer, stored, index)

@@ -15,6 +15,9 @@ STREAM = "AUDIT"
 APPEND = f"{PREFIX}.audit.append"
 """Events are appended on `APPEND.<caller>`: JSON lines, acknowledged by JetStream."""
 
+ACKED = "Mcpctl-Acked"
+"""Header of what is appended: the sequence that its writer was told last, by which a stream that lost some is found."""
+
 TAIL = f"{PREFIX}.audit.*.*.*.*"
 """Where each event is broadcast once it is in the ledger: `….<project>.<kind>.<outcome>.<principal>`."""
 

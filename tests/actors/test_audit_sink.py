@@ -723,6 +723,25 @@ async def test_messages_that_vanished_from_the_stream_are_noted(writer, sinks, b
     book.verify()
 
 
+async def test_acknowledged_messages_that_a_set_back_stream_has_lost_are_noted(nats, writer, sinks, book):
+    await writer.append(call("0"))
+    await nats.stop()
+    shutil.copytree(nats.folder / "streams", nats.folder / "before")
+    await nats.start()
+    for n in range(1, 4):
+        await writer.append(call(str(n)))
+    await nats.stop()
+    shutil.rmtree(nats.folder / "streams")
+    (nats.folder / "before").rename(nats.folder / "streams")
+    await nats.start()
+    await writer.append(call("after"))
+
+    await until_written(await sinks(), 3)
+
+    assert [event["kind"] for event in book.events()] == ["call", "audit.stream", "call"]
+    assert "router has the acknowledgement of message 4, and its next one is message 2" in book.events()[1]["detail"]
+
+
 async def test_messages_that_vanish_while_it_waits_for_them_are_noted(writer, sinks, book, monkeypatch):
     monkeypatch.setattr("mcpctl.actors.audit_sink.sink.STALL_SECONDS", 0.3)
     sink = await sinks()
@@ -748,8 +767,8 @@ async def test_a_stream_that_was_made_anew_is_followed_from_its_start(nats, writ
     await provision(nats.url, nats.keys)
     await writer.append(call("anew"))
 
-    await until_written(sink, 5)
-    assert [event["kind"] for event in book.events()[3:]] == ["audit.stream", "call"]
+    await until_written(sink, 6)
+    assert [event["kind"] for event in book.events()[3:]] == ["audit.stream", "audit.stream", "call"]
     book.verify()
 
 
