@@ -56,14 +56,14 @@ def position(session: Session) -> Position | None:
 
 
 def adopt(session: Session, notary: Notary) -> Sequence[audit.Head]:
-    """Sign the ledger as it stands: right only where there has never been a key to sign it with."""
+    """Sign what is not signed yet, as it stands: right only where there has never been a key to sign it with."""
     heads = []
-    for chain in session.exec(select(ChainRow)):
+    for chain in session.exec(select(ChainRow).where(ChainRow.signature == "")):
         head = notary.sign(chain.project, chain.number, chain.hash)
         session.merge(_chain_row(head))
         heads.append(head)
     row = session.exec(select(PositionRow).with_for_update()).one_or_none()
-    if row is not None:
+    if row is not None and not row.signature:
         notary.sign_position(row)
         session.add(row)
     return heads

@@ -343,6 +343,9 @@ def test_a_ledger_from_before_there_were_keys_is_signed_as_it_stands_but_only_th
     book.write(lambda session: ledger.adopt(session, book.notary))
 
     assert book.verify()[0] == []
+    book.execute("UPDATE ledger_chain SET key = 'lost' WHERE project = 'web'")
+    book.write(lambda session: ledger.adopt(session, book.notary))
+    assert told(book.verify()[0]) == {("head", "web", 20)}, "what another key signed stays so"
 
 
 # Anchors
