@@ -91,9 +91,7 @@ class ChangeFeed:
         """Run `work` in one transaction, then tell everybody what it recorded."""
 
         def run(session: Session) -> tuple[T, Changing]:
-            # PostgreSQL: one change at a time, so that what `work` checks is still true when it commits.
-            session.exec(select(ChangeCounter).with_for_update()).one()
-            changing = Changing(session)
+            changing = _alone(session)
             return work(changing), changing
 
         result, changing = await self._store.write(run)
@@ -101,9 +99,26 @@ class ChangeFeed:
             await self._publisher.publish(self._feed.changed, Changed(epoch=changing.epoch, change=change))
         return result
 
+    async def rehearse(self, work: Callable[[Changing], T]) -> T:
+        """Run `work` as `write` does, and take everything back: nobody hears of it."""
+
+        def run(session: Session) -> T:
+            result = work(_alone(session))
+            session.flush()
+            session.rollback()
+            return result
+
+        return await self._store.write(run)
+
     async def pull(self, asked: PullChanges) -> Changes:
         """Answer a follower's pull, from the database itself: never from a copy."""
         return await self._store.read(lambda session: _changes_since(session, asked))
+
+
+def _alone(session: Session) -> Changing:
+    """Begin a change. PostgreSQL: one at a time, so that what it checks is still true when it commits."""
+    session.exec(select(ChangeCounter).with_for_update()).one()
+    return Changing(session)
 
 
 def position(session: Session) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
@@ -25,6 +25,9 @@ from sqlmodel import Session, create_engine
 from mcpctl.bus.errors import Unavailable
 
 T = TypeVar("T")
+
+State = Literal["empty", "behind", "current", "newer"]
+"""How an actor's tables stand to this version of the program."""
 
 READERS = 4
 """Threads that read beside the one that writes."""
@@ -50,8 +53,26 @@ class Store:
         with _scripts(self.actor) as scripts:
             return str(scripts.get_current_head())
 
+    def standing(self) -> tuple[str | None, str, State]:
+        """Return the revision of the tables (None: there are none), that of this program, and what that means."""
+        file = self.engine.url.database if self.engine.dialect.name == "sqlite" else None
+        if file is not None and not Path(file).exists():
+            return None, self.revision, "empty"  # and it stays so: to connect would make it
+        with _scripts(self.actor) as scripts, self.engine.connect() as connection:
+            if connection.dialect.name != "sqlite":
+                connection.execute(text(f"SET LOCAL search_path TO {self.actor}"))
+            current, head = MigrationContext.configure(connection).get_current_revision(), self.revision
+            known = {script.revision for script in scripts.walk_revisions()}
+        if current is None:
+            return current, head, "empty"
+        if current not in known:
+            return current, head, "newer"
+        return current, head, "current" if current == head else "behind"
+
     async def open(self) -> None:
-        """Bring the tables to this program's version. Raises `NewerDatabase`, `Unavailable`."""
+        """Bring the tables to this program's version. Raises `NewerDatabase`, `Unavailable`, `OSError`."""
+        if self.engine.dialect.name == "sqlite":
+            Path(str(self.engine.url.database)).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         await self._run(self._writers, self._migrate)
 
     async def read(self, work: Callable[[Session], T]) -> T:
@@ -139,10 +160,8 @@ def _engine(actor: str, url: str) -> Engine:
     return engine
 
 
-def database_url(actor: str, url: str | None, data: Path) -> str:
+def database_url(actor: str, url: str | None, data: Path = Path()) -> str:
     """Return where an actor keeps its tables: `url` (PostgreSQL), or a file of its own below `data`."""
     if url:
         return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
-    folder = data / "sql"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return f"sqlite:///{folder / f'{actor}.sqlite'}"
+    return f"sqlite:///{data / 'sql' / f'{actor}.sqlite'}"
