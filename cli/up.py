@@ -39,6 +39,7 @@ class Options:
     nats_port: int | None = None
     demo: bool = False
     verbose: bool = False
+    power_safe: bool = False
 
 
 def up(options: Options) -> None:
@@ -55,7 +56,7 @@ class Installation:
         self._options, self._folder = options, folder
         self._supervisor = Supervisor(say)
         self._http_port = _http_port(options)
-        self._nats = NatsServer(folder.path / "nats", _nats_port(options, folder))
+        self._nats = NatsServer(folder.path / "nats", _nats_port(options, folder), power_safe=options.power_safe)
         self._demo = Demo(folder) if options.demo else None
         self._first_user = FirstUser(folder)
         self._began = time.monotonic()

@@ -78,6 +78,9 @@ def settings() -> str:
             lines.append(f"| `MCPCTL_{field.upper()}` | {shown} | {info.description} |")
         lines.append("")
     lines += [
+        "`MCPCTL_AUDIT_DURABILITY` (`process`, `power`) is read by `mcpctl up`: an acknowledged audit event",
+        "survives the end of any process, or a power cut too; [what that costs](performance.md#audit-durability).",
+        "",
         "`MCPCTL_LOG_LEVEL` (`debug`, `info`, `warning`, `error`) holds for every process. A variable that begins with",
         "`MCPCTL_` and is no part's own keeps a process from starting: it is a typing error, or of another version.",
         "",

@@ -62,10 +62,13 @@ def _conditions(wanted: audit.Filter) -> list[ColumnElement[bool]]:
         EntryRow.kind: wanted.kind,
         EntryRow.outcome: wanted.outcome,
         EntryRow.token_name: wanted.token,
-        EntryRow.token_sha: wanted.token_sha,
         EntryRow.user: wanted.user,
     }
     conditions = [col(column) == value for column, value in exact.items() if value is not None]
+    if wanted.token_sha is not None:
+        # What begins so: "g" comes after every hexadecimal digit.
+        sha = col(EntryRow.token_sha)
+        conditions += [sha >= wanted.token_sha, sha < f"{wanted.token_sha}g"]
     if wanted.since is not None:
         conditions.append(col(EntryRow.at) >= _ms(wanted.since))
     if wanted.until is not None:
