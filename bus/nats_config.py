@@ -15,7 +15,7 @@ import nkeys
 from mcpctl.bus import permissions
 from mcpctl.bus.contract import ACTORS, PREFIX
 from mcpctl.bus.contracts import audit
-from mcpctl.bus.permissions import Permissions
+from mcpctl.bus.permissions import KICKER, Permissions
 
 EVENT_WRITERS = ("token", "rbac", "catalog", "session", "audit")
 STREAM_USERS = ("session", "audit")
@@ -29,6 +29,7 @@ USERS = (
     *(f"{actor}-events" for actor in EVENT_WRITERS),
     *(f"{actor}-streams" for actor in STREAM_USERS),
     CALLOUT,
+    KICKER,
     PROVISIONER,
 )
 
@@ -43,11 +44,30 @@ class Listen:
     power_safe: bool = False
 
 
-def write_keys(folder: Path) -> None:
+@dataclass(frozen=True)
+class Auditor:
+    """Somebody who hears the ledger's events, of one project or of all, and can do nothing else."""
+
+    name: str
+    project: str | None = None
+
+    @property
+    def user(self) -> str:
+        """The file of the seed, below the keys and without its ending; names are labels, so they hold no dot."""
+        return f"auditors/{self.name}" + (f".{self.project}" if self.project else "")
+
+
+def auditors(keys: Path) -> list[Auditor]:
+    """Return the auditors that have a seed: removing the file ends the credential at the next configuration."""
+    names = sorted(path.stem for path in (keys / "auditors").glob("*.nk"))
+    return [Auditor(name, project or None) for name, _, project in (stem.partition(".") for stem in names)]
+
+
+def write_keys(folder: Path, *auditors: Auditor) -> None:
     """Make the nkey seeds of all static users and of the callout's issuer that are not there yet (mode 0600)."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in (*USERS, ISSUER):
+    for name in (*USERS, ISSUER, *(auditor.user for auditor in auditors)):
         path = folder / f"{name}.nk"
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if path.exists():
             continue
         kind = nkeys.PREFIX_BYTE_ACCOUNT if name == ISSUER else nkeys.PREFIX_BYTE_USER
@@ -65,14 +85,16 @@ def render(listen: Listen, keys: Path) -> str:
     """Return the configuration text."""
 
     def user(name: str, granted: Permissions) -> str:
-        allowed = f"publish: {{ allow: {_list(granted.publish)} }}, subscribe: {{ allow: {_list(granted.subscribe)} }}"
+        allowed = f"publish: {_only(granted.publish)}, subscribe: {_only(granted.subscribe)}"
         return f"      {{ nkey: {public_key(keys, name)}, permissions: {{ {allowed} }} }}"
 
     rpc = [user(actor, permissions.of(actor, actor)) for actor in ACTORS]
     events = [user(f"{actor}-events", permissions.events_writer(actor)) for actor in ACTORS if actor in EVENT_WRITERS]
+    listeners = auditors(keys)
+    events += [user(auditor.user, permissions.auditor(auditor.project)) for auditor in listeners]
     streams = [user(f"{actor}-streams", permissions.streams_user(actor)) for actor in ACTORS if actor in STREAM_USERS]
     streams.append(user(PROVISIONER, Permissions(["$JS.API.>"], [f"_INBOX.{PROVISIONER}.>"])))
-    static = [public_key(keys, name) for name in USERS]
+    static = [public_key(keys, name) for name in (*USERS, *(auditor.user for auditor in listeners))]
     newline = "\n"
     return f"""\
 # Written by mcpctl: changes are lost at the next start.
@@ -85,7 +107,11 @@ ping_interval: "1s"
 ping_max: 2
 jetstream {{ store_dir: {json.dumps(str(listen.store))}{", sync_interval: always" if listen.power_safe else ""} }}
 accounts {{
-  AUTH {{ users: [ {{ nkey: {public_key(keys, CALLOUT)} }} ] }}
+  AUTH {{
+    users: [
+{user(CALLOUT, permissions.callout_user())}
+    ]
+  }}
   EVENTS {{
     exports: [ {{ stream: "{PREFIX}.event.*.*" }}, {{ stream: "{audit.TAIL}" }} ]
     users: [
@@ -109,7 +135,11 @@ accounts {{
 {newline.join(rpc)}
     ]
   }}
-  SYS {{ }}
+  SYS {{
+    users: [
+{user(KICKER, permissions.kicker())}
+    ]
+  }}
 }}
 system_account: SYS
 authorization {{
@@ -117,6 +147,11 @@ authorization {{
   auth_callout {{ issuer: {public_key(keys, ISSUER)}, account: AUTH, auth_users: {_list(static)} }}
 }}
 """
+
+
+def _only(subjects: list[str]) -> str:
+    """Return the rule that lets these subjects through alone: an empty `allow` would let all of them through."""
+    return f"{{ allow: {_list(subjects)} }}" if subjects else '{ deny: [">"] }'
 
 
 def _list(subjects: list[str]) -> str:
