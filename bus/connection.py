@@ -23,7 +23,8 @@ from pydantic import ValidationError
 from mcpctl.bus.context import remaining, request_context, traceparent
 from mcpctl.bus.contract import Call, Event, Message
 from mcpctl.bus.errors import BadRequest, BusError, DeadlineExceeded, Internal, TooLarge, Unavailable
-from mcpctl.bus.identity import INBOX, ActorIdentity, Identity, inbox_of, service_inbox
+from mcpctl.bus.identity import INBOX, ActorIdentity, Identity, role_of, service_inbox
+from mcpctl.bus.misuse import CALLER_MISMATCH, Misuse, is_callers_own
 from mcpctl.bus.nats_url import is_websocket
 
 log = structlog.get_logger()
@@ -204,6 +205,7 @@ class Bus:
         self.client, self.identity, self.closed = client, identity, closed
         self.caller = identity.caller
         self.tasks = Tasks()
+        self.misuse = Misuse()
         self._subscriptions: list[Subscription] = []
 
     @classmethod
@@ -316,8 +318,11 @@ class Bus:
         """Answer a call from now on, as one of the actor's queue group."""
 
         async def answer(msg: Msg) -> None:
-            if not self._reply_is_callers_own(msg):
-                log.warning("request dropped: its reply subject is not its caller's", subject=msg.subject)
+            if not is_callers_own(msg.subject, msg.reply):
+                self.misuse.note(msg.subject)
+                return
+            if role_of(msg.subject.rpartition(".")[2]) not in call.asked_by:
+                self.misuse.note(msg.subject, CALLER_MISMATCH)  # a gateway may publish to any router's subject
                 return
             headers: dict[str, str] = {}
             body = b""
@@ -352,10 +357,6 @@ class Bus:
         except Exception as error:
             log.exception("handler failed", call=call.name)
             raise Internal("internal error; the actor's log has the details") from error
-
-    @staticmethod
-    def _reply_is_callers_own(msg: Msg) -> bool:
-        return msg.reply.startswith(inbox_of(msg.subject.rpartition(".")[2]) + ".")
 
     async def subscribe(
         self, subject: str, handle: Callable[[Delivery], Coroutine[Any, Any, None]], *, queue: str = ""

@@ -25,6 +25,11 @@ def caller_name(role: str, nonce: str) -> str:
     return f"{role}-{base64.b32encode(digest[:10]).decode().lower()}"
 
 
+def role_of(caller: str) -> str:
+    """Return the role in which a caller was admitted, or the actor's own."""
+    return caller.partition("-")[0]
+
+
 def inbox_of(caller: str) -> str:
     """Return the prefix of all reply subjects of a caller: nobody else may listen there."""
     return f"{INBOX}.{caller}"

@@ -91,7 +91,7 @@ def kicker() -> Permissions:
 
 
 def auditor(project: str | None) -> Permissions:
-    """Return the permissions of an auditor's connection in EVENTS: to hear the ledger's events, of one project or all."""
+    """Return the permissions of an auditor's connection in EVENTS: to hear what the ledger has, of a project or all."""
     return Permissions(subscribe=[f"{PREFIX}.audit.>" if project is None else f"{PREFIX}.audit.{project}.>"])
 
 

@@ -25,6 +25,7 @@ class Gateway:
         self._service = Service("gateway", "Speaks MCP over HTTP to agents")
         counts = self._service.endpoint("mcp", f"{PREFIX}.mcp.*.{bus.caller}", "")
         self._endpoint = McpEndpoint(bus, settings, counts)
+        bus.misuse.tell = lambda event: self._endpoint.audit.append_later({"kind": "edge"} | event)
         self._background = Tasks()
         health = Health(bus, self._endpoint)
         asked = self._service.endpoint("rest", f"{PREFIX}.*.*.{bus.caller}", "")

@@ -6,20 +6,37 @@ No client library stands between: any subject, any reply, and each refusal of th
 import asyncio
 import base64
 import json
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import nkeys
 
 from mcpctl.bus.identity import AdmittedIdentity
 
 
+class Heard(NamedTuple):
+    """A message as it came; `headers` as they stand there."""
+
+    subject: str
+    reply: str
+    payload: bytes
+    headers: str = ""
+
+    @property
+    def code(self) -> str | None:
+        """The code of the error that it is, as our actors say it."""
+        found = re.search(r"^Nats-Service-Error-Code: ?(\S+)", self.headers, re.MULTILINE)
+        return found[1] if found else "no_responders" if self.headers.startswith("NATS/1.0 503") else None
+
+
 class RawNats:
-    """`refused` are the server's refusals since the last `barrier`, `heard` the messages: subject, reply and payload."""
+    """`refused` are the server's refusals since the last `barrier`, `heard` the messages that nobody has read."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self.refused: list[str] = []
-        self.heard: list[tuple[str, str, bytes]] = []
+        self.heard: list[Heard] = []
         self._sids = 0
 
     @classmethod
@@ -65,7 +82,17 @@ class RawNats:
         refused, self.refused = self.refused, []
         return refused
 
-    async def next(self) -> tuple[str, str, bytes]:
+    async def ask(self, subject: str, payload: bytes, reply: str) -> Heard:
+        """Return the answer; `reply` is in an inbox to which this connection has subscribed."""
+        self.publish(subject, payload, reply)
+        while True:
+            for heard in self.heard:
+                if heard.subject == reply:
+                    self.heard.remove(heard)
+                    return heard
+            await self._next()
+
+    async def next(self) -> Heard:
         """Return the next message."""
         while not self.heard:
             await self._next()
@@ -78,11 +105,11 @@ class RawNats:
         if words[0] == "PING":
             self._writer.write(b"PONG\r\n")
         elif words[0] in ("MSG", "HMSG"):
-            payload = (await self._reader.readexactly(int(words[-1]) + 2))[:-2]
+            payload, headers = (await self._reader.readexactly(int(words[-1]) + 2))[:-2], ""
             if words[0] == "HMSG":
-                payload = payload[int(words[-2]) :]
-                del words[-2]
-            self.heard.append((words[1], words[3] if len(words) > 4 else "", payload))
+                size = int(words.pop(-2))
+                payload, headers = payload[size:], payload[:size].decode()
+            self.heard.append(Heard(words[1], words[3] if len(words) > 4 else "", payload, headers))
         return line.decode().strip() if words[0] in ("-ERR", "PONG") else words[0]
 
     async def ended(self) -> None:
