@@ -25,7 +25,7 @@ from mcpctl.bus.contract import Call, Event, Message
 from mcpctl.bus.errors import BadRequest, BusError, DeadlineExceeded, Internal, TooLarge, Unavailable
 from mcpctl.bus.identity import INBOX, ActorIdentity, Identity, role_of, service_inbox
 from mcpctl.bus.misuse import CALLER_MISMATCH, Misuse, is_callers_own
-from mcpctl.bus.nats_url import is_websocket
+from mcpctl.bus.nats_url import is_websocket, must_encrypt
 
 log = structlog.get_logger()
 
@@ -34,6 +34,9 @@ ERROR_TEXT = "Nats-Service-Error"
 BUDGET = "Mcpctl-Budget-Ms"
 TRACE = "traceparent"
 
+OLDEST_SERVER = (2, 14)
+"""The oldest nats-server that keeps what is promised: earlier ones have known holes in their permissions."""
+
 CONNECT_SECONDS = 8.0
 """For all steps of a connection together: nats-py bounds each, but not the handshake of a WebSocket."""
 
@@ -41,6 +44,11 @@ Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 M = TypeVar("M", bound=Message)
 
+
+WITHOUT_TLS = (
+    "it speaks no TLS, which is needed beyond this machine; "
+    "MCPCTL_TLS=terminated-by-proxy says that something in front does"
+)
 
 Delivery = Msg
 """A message as it arrives: `subject`, `reply`, `data`, `headers`."""
@@ -116,7 +124,9 @@ def cancellation_kept() -> Iterator[None]:
 
 
 class _Client(Client):
-    """nats-py's client, which can be cancelled, and sends no bearer over `tls://` before it is encrypted.
+    """nats-py's client, which can be cancelled, and sends no credential where it must not.
+
+    Not before it is encrypted (over `tls://`, and to another machine), and not to a server that is too old.
 
     Its own `publish` swallows a cancellation, and so does (on Python 3.11) `asyncio.wait_for`, with which it asks, when
     the cancellation meets the answer: a revoked call would run on. And it asks the server's INFO, which comes in
@@ -125,7 +135,13 @@ class _Client(Client):
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
         scheme = self._current_server.uri.scheme if self._current_server else ""
-        if scheme == "tls":
+        if initial_connection:
+            if version_of(str(info.get("version"))) < OLDEST_SERVER:
+                oldest = ".".join(map(str, OLDEST_SERVER))
+                raise Error(f"it is nats-server {info.get('version')}, and {oldest} is the oldest that is safe")
+            if self.options.get("encrypted") and not (info.get("tls_required") or info.get("tls_available")):
+                raise Error(WITHOUT_TLS)
+        if scheme == "tls" or self.options.get("encrypted"):
             self._server_info["tls_required"] = True
         if is_websocket(f"{scheme}://"):  # nats-py would go on with the others by nats://, in clear
             info = {name: value for name, value in info.items() if name != "connect_urls"}
@@ -140,6 +156,12 @@ class _Client(Client):
             return await super().request(*args, **kwargs)
 
 
+def version_of(text: str) -> tuple[int, ...]:
+    """Return the numbers of a server's version; none where it has none."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else ()
+
+
 async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: Any) -> Client:
     """Connect to NATS with the intervals that notice a dead server in two seconds.
 
@@ -147,6 +169,9 @@ async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: An
     trusts). Raises `Unavailable` where the server cannot be reached or refuses the connection.
     """
     client = _Client()
+    client.options = {"encrypted": must_encrypt(url)}
+    if must_encrypt(url) and url.startswith("ws://"):
+        raise Unavailable(f"the bus at {url} cannot be used: {WITHOUT_TLS}")
     first_errors: list[Exception] = []
 
     async def closed() -> None:
@@ -214,10 +239,11 @@ class Bus:
     ) -> Self:
         """Connect as `identity`, trying again for `patience` seconds while the bus is away."""
         closed = asyncio.Event()
+        options = identity.options() | ({"tls": tls} if tls is not None else {})
         give_up = asyncio.get_running_loop().time() + patience
         while True:
             try:
-                client = await connect_nats(url, on_closed=closed.set, tls=tls, **identity.options())
+                client = await connect_nats(url, on_closed=closed.set, **options)
                 break
             except Unavailable:
                 if asyncio.get_running_loop().time() >= give_up:
