@@ -123,6 +123,10 @@ def cancellation_kept() -> Iterator[None]:
         raise asyncio.CancelledError
 
 
+class _UnfitError(Error):
+    """What answers is no bus that may be used."""
+
+
 class _Client(Client):
     """nats-py's client, which can be cancelled, and sends no credential where it must not.
 
@@ -138,14 +142,23 @@ class _Client(Client):
         if initial_connection:
             if version_of(str(info.get("version"))) < OLDEST_SERVER:
                 oldest = ".".join(map(str, OLDEST_SERVER))
-                raise Error(f"it is nats-server {info.get('version')}, and {oldest} is the oldest that is safe")
+                raise _UnfitError(f"it is nats-server {info.get('version')}, and {oldest} is the oldest that is safe")
             if self.options.get("encrypted") and not (info.get("tls_required") or info.get("tls_available")):
-                raise Error(WITHOUT_TLS)
+                raise _UnfitError(WITHOUT_TLS)
         if scheme == "tls" or self.options.get("encrypted"):
             self._server_info["tls_required"] = True
         if is_websocket(f"{scheme}://"):  # nats-py would go on with the others by nats://, in clear
             info = {name: value for name, value in info.items() if name != "connect_urls"}
         await super()._process_info(info, initial_connection)
+
+    async def _process_connect_init(self) -> None:
+        await super()._process_connect_init()
+        if self._status != Client.CONNECTED:
+            # While nobody answers the auth callout the server's own PING comes first, which nats-py takes for a yes.
+            await cancel(*filter(None, (self._reading_task, self._ping_interval_task, self._flusher_task)))
+            if self._transport is not None:
+                self._transport.close()
+            raise Error("no answer to the authorization request")
 
     async def _flush_pending(self, force_flush: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
         with cancellation_kept():
@@ -198,15 +211,16 @@ async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: An
                 allow_reconnect=False,
                 **options,
             )
-        if not client.is_connected:  # seen while nobody answers the auth callout: connect() returns all the same
-            raise NoServersError
     except (NoServersError, NatsTimeoutError, OSError, Error) as error:
-        reason = _say(first_errors[-1] if first_errors else error)
+        cause = first_errors[-1] if first_errors else error
         # An AssertionError where it did not get as far as a connection; for ever after a failed handshake of TLS.
         with suppress(Error, OSError, AssertionError):
             async with asyncio.timeout(0.2):
                 await client.close()
-        raise Unavailable(f"the bus at {url} cannot be reached or refused the connection ({reason})") from error
+        text = f"the bus at {url} cannot be reached or refused the connection ({_say(cause)})"
+        unavailable = Unavailable(text)
+        unavailable.final = isinstance(cause, _UnfitError)
+        raise unavailable from error
     # Only now: nats-py would try the first connection for ever too, also where it is refused for good.
     client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
     return client
@@ -245,8 +259,8 @@ class Bus:
             try:
                 client = await connect_nats(url, on_closed=closed.set, **options)
                 break
-            except Unavailable:
-                if asyncio.get_running_loop().time() >= give_up:
+            except Unavailable as error:
+                if error.final or asyncio.get_running_loop().time() >= give_up:
                     raise
                 await asyncio.sleep(0.1)
         return cls(client, identity, closed)
