@@ -62,7 +62,9 @@ def _jetstream(config: Setting) -> Iterator[Finding]:
     rpc = config.at("accounts", RPC)
     if rpc is None:
         yield Finding(
-            config, "there is no account RPC", "take accounts.conf as mcpctl nats config writes it: include it"
+            config.get("accounts") or config,
+            "there is no account RPC",
+            "take accounts.conf as mcpctl nats config writes it: include it",
         )
         return
     setting = rpc.get("jetstream")

@@ -81,7 +81,7 @@ class _Reader:
             if kind in ("mark", "colon", "block"):
                 raise self._fault(f"{key!r} where a name should stand")
             if kind == "word" and key.lower() == "include":
-                found |= _Reader(self._file.parent / self._word(), self._depth + 1).entries()
+                found |= _Reader(Path(f"{self._file.parent}/{self._word()}"), self._depth + 1).entries()
                 continue
             line = self._line
             found[key.lower()] = Setting(self._value(), self._file, line)

@@ -58,6 +58,7 @@ class RawNats:
         try:
             await raw.barrier()
         except (EOFError, ConnectionError) as error:
+            writer.close()
             raise ConnectionRefusedError(raw.refused) from error
         return raw
 
