@@ -7,6 +7,7 @@ import asyncio
 import base64
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ class RawNats:
         try:
             await raw.barrier()
         except (EOFError, ConnectionError) as error:
-            writer.close()
+            await raw.close()
             raise ConnectionRefusedError(raw.refused) from error
         return raw
 
@@ -123,3 +124,5 @@ class RawNats:
 
     async def close(self) -> None:
         self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()

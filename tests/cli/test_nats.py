@@ -86,7 +86,9 @@ async def test_an_actor_is_let_in_by_key_and_certificate_and_nobody_without(depl
     url, own = deployed.url, actor.options()
     assert "its certificate is not trusted" in await refusal(url, **ActorIdentity("router", deployed.keys).options())
     assert "its certificate is not trusted" in await refusal(url, **own | {"tls": believing(certificates.ca)})
-    assert "uthorization" in await refusal(url, tls=own["tls"])
+    login = ("login", "--user", "x", "--nats-url", url, "--ca", str(deployed.ca), "--password-stdin")
+    said = await asyncio.to_thread(deployed.own.refused, *login, code=3, stdin="x\n")
+    assert "admits nobody: no token actor answers" in said
     with pytest.raises(ConnectionRefusedError):
         await RawNats.connect(f"nats://127.0.0.1:{deployed.port}", deployed.keys / "router.nk")
 
