@@ -76,8 +76,8 @@ class ChangeFeed:
 
     def __init__(self, store: Store, publisher: Publisher, feed: Feed) -> None:
         self._store, self._publisher, self._feed = store, publisher, feed
-        self.on_written: list[Callable[[], None]] = []
-        """called after each transaction that has changed something, here and not at other replicas"""
+        self.on_written: list[Callable[[list[Change]], None]] = []
+        """called with the changes of each transaction, here and not at other replicas"""
 
     async def open(self) -> None:
         """Make the counter row at the very first start."""
@@ -99,8 +99,8 @@ class ChangeFeed:
         result, changing = await self._store.write(run)
         for change in changing.recorded:
             await self._publisher.publish(self._feed.changed, Changed(epoch=changing.epoch, change=change))
-        for written in self.on_written if changing.recorded else ():
-            written()
+        for written in self.on_written:
+            written(changing.recorded)
         return result
 
     async def rehearse(self, work: Callable[[Changing], T]) -> T:

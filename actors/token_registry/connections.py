@@ -9,6 +9,7 @@ import structlog
 from sqlmodel import Session, col, select
 
 from mcpctl.actors.token_registry.rows import BearerRow, Records, owner_of, status_of
+from mcpctl.bus.contract import Change
 from mcpctl.bus.server_connections import Connection, ServerConnections
 
 log = structlog.get_logger()
@@ -37,9 +38,10 @@ class Connections:
         self._records, self._servers, self._note = records, servers, note
         self._changed = asyncio.Event()
 
-    def look(self) -> None:
-        """Look soon: something has changed."""
-        self._changed.set()
+    def look(self, changes: list[Change]) -> None:
+        """Look soon, where something has ended or changed."""
+        if any(change.action != "created" for change in changes):
+            self._changed.set()
 
     async def run(self) -> None:
         """For ever: look, and end."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 import sys
 
 import aiohttp
@@ -10,6 +11,7 @@ import pytest
 from mcpctl.bus import provision
 from mcpctl.bus.contracts import token
 from mcpctl.cli.nats_server import free_port
+from tests.certificates import Certificates
 from tests.system import CONTROL_PLANE, System
 
 
@@ -28,12 +30,13 @@ async def start_gateway(system, port, **env):
     )
 
 
-async def ready(port, *wanted, status=200):
+async def ready(port, *wanted, status=200, tls=None):
     """Return what `/readyz` says, once it says this."""
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/readyz"
     async with aiohttp.ClientSession() as http, asyncio.timeout(30):
         while True:
             try:
-                async with http.get(f"http://127.0.0.1:{port}/readyz") as response:
+                async with http.get(url, ssl=tls or True) as response:
                     text = await response.text()
                     if response.status == status and all(word in text for word in wanted):
                         return text
@@ -97,3 +100,26 @@ async def test_a_gateway_whose_credential_is_revoked_ends_and_says_why(system, t
     assert wanted in said
     assert wanted in said_again
     assert issued.bearer not in said + said_again
+
+
+async def test_beyond_this_machine_a_gateway_serves_https_or_is_told_who_does(system, tmp_path):
+    everywhere = {"MCPCTL_HTTP_HOST": "0.0.0.0"}
+    refused = await start_gateway(system, free_port(), **everywhere)
+    said = (await refused.communicate())[1].decode()
+    assert refused.returncode == 1
+    assert said.splitlines()[-1].startswith(
+        "Error: setting MCPCTL_TLS: 0.0.0.0 is beyond loopback: set MCPCTL_TLS_CERT"
+    )
+
+    # Nobody is on the bus: who waits for it does so by HTTPS too.
+    made, secure, plain = Certificates(tmp_path), free_port(), free_port()
+    tls = {"MCPCTL_TLS_CERT": str(made.certificate), "MCPCTL_TLS_KEY": str(made.key)}
+    gateways = [
+        await start_gateway(system, secure, **everywhere, **tls),
+        await start_gateway(system, plain, **everywhere, MCPCTL_TLS="terminated-by-proxy"),
+    ]
+    await ready(secure, '"bus', status=503, tls=ssl.create_default_context(cafile=str(made.ca)))
+    await ready(plain, '"bus', status=503)
+    for gateway in gateways:
+        gateway.terminate()
+        await gateway.communicate()
