@@ -96,7 +96,7 @@ def config(
     say(f"keys          {keys}")
     if listener is not None:
         say(f"auditor       {keys / listener.user}.nk")
-        note("nats-server knows the auditor once it has read the configuration again (nats-server --signal reload).")
+        note("nats-server knows a new auditor once it was restarted: it takes no new users at a reload.")
 
 
 @app.command()
