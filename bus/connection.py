@@ -79,6 +79,11 @@ class Tasks:
         if not task.cancelled() and task.exception() is not None:
             log.error("task failed", exc_info=task.exception())
 
+    async def settle(self, patience: float) -> None:
+        """Wait for the tasks that run now, `patience` seconds at the most."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=patience)
+
     async def finish(self, grace: float) -> None:
         """Wait `grace` seconds for the running tasks, then cancel what is left."""
         if self._running:
@@ -440,6 +445,13 @@ class Bus:
         """
         await self.client.flush()
         await self.client.flush()
+
+    async def answered(self, patience: float) -> None:
+        """Return when the answers to what is asked now have gone to the server, or after `patience` seconds."""
+        await self.tasks.settle(patience)
+        with suppress(Error, TimeoutError):
+            async with asyncio.timeout(patience):
+                await self.ready()
 
     async def unsubscribe(self) -> None:
         """Take nothing more; answers to own calls still arrive."""

@@ -9,6 +9,7 @@ import structlog
 from sqlmodel import Session, col, select
 
 from mcpctl.actors.token_registry.rows import BearerRow, Records, owner_of, status_of
+from mcpctl.bus.connection import Bus
 from mcpctl.bus.contract import Change
 from mcpctl.bus.server_connections import Connection, ServerConnections
 
@@ -17,8 +18,8 @@ log = structlog.get_logger()
 EVERY_SECONDS = 2.0
 """Between two looks without a change: finds what another replica has changed and not seen to, and who just came in."""
 
-SOON = 0.02
-"""Seconds for further changes to come, so that a thousand of them are one look."""
+ANSWER_SECONDS = 0.5
+"""For the answer to the one who asked for the change: it may be his own connection that is to end."""
 
 BETWEEN = "/"
 """Stands in the user's name between the caller and the bearer's SHA-256."""
@@ -33,9 +34,9 @@ class Connections:
     """Ends what must end: at once when something has changed here, and every two seconds."""
 
     def __init__(
-        self, records: Records, servers: ServerConnections, note: Callable[[dict[str, object]], object]
+        self, records: Records, servers: ServerConnections, bus: Bus, note: Callable[[dict[str, object]], object]
     ) -> None:
-        self._records, self._servers, self._note = records, servers, note
+        self._records, self._servers, self._bus, self._note = records, servers, bus, note
         self._changed = asyncio.Event()
 
     def look(self, changes: list[Change]) -> None:
@@ -49,7 +50,7 @@ class Connections:
             try:
                 async with asyncio.timeout(EVERY_SECONDS):
                     await self._changed.wait()
-                await asyncio.sleep(SOON)
+                await self._bus.answered(ANSWER_SECONDS)
             except TimeoutError:
                 pass
             self._changed.clear()

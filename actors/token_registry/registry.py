@@ -127,7 +127,7 @@ class TokenRegistry(Actor):
         await callout.serve(client)
         servers = await ServerConnections.connect(settings.nats_url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(servers.close)
-        connections = Connections(self._records, servers, self.audit.append_later)
+        connections = Connections(self._records, servers, self.bus, self.audit.append_later)
         self._changes.on_written.append(connections.look)
         ending = asyncio.create_task(connections.run())
         self._opened.push_async_callback(cancel, ending)
