@@ -15,7 +15,6 @@ from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, first_fault
 from mcpctl.bus.contract import Role
 from mcpctl.bus.errors import BusError
-from mcpctl.bus.identity import ActorIdentity
 from mcpctl.bus.runtime import configure_logging, demand_environment, run_loop, tell_ready
 
 log = structlog.get_logger()
@@ -47,7 +46,7 @@ async def serve(roles: list[Role], settings: ActorSettings) -> int:
     running: list[Actor] = []
     try:
         for role in roles:
-            bus = await Bus.connect(settings.nats_url, ActorIdentity(role, settings.keys), patience=BUS_PATIENCE)
+            bus = await Bus.connect(settings.nats_url, settings.identity(role), patience=BUS_PATIENCE)
             actor = _class_of(role)(bus, settings)
             await actor.start()
             running.append(actor)

@@ -1,13 +1,15 @@
 """Settings of the actors' processes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from mcpctl.bus.contract import Role
 from mcpctl.bus.contracts.catalog import demand_http
+from mcpctl.bus.identity import ActorIdentity
 from mcpctl.bus.names import Label
 from mcpctl.bus.networks import Networks
 
@@ -18,6 +20,12 @@ class ActorSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MCPCTL_", extra="ignore")
 
     nats_url: str = Field("nats://127.0.0.1:4222", description="The bus.")
+    nats_ca: Path | None = Field(
+        None, description="PEM file of the CAs that may have signed the bus's certificate; default the system's."
+    )
+    tls: Literal["terminated-by-proxy"] | None = Field(
+        None, description="`terminated-by-proxy`: something in front speaks TLS, where the bus is beyond loopback."
+    )
     nats_keys: Path | None = Field(
         None, description="Folder of the actors' nkey seeds; default `nats/keys` below the data folder."
     )
@@ -87,6 +95,10 @@ class ActorSettings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    def identity(self, role: Role) -> ActorIdentity:
+        """Return how an actor of this process names and proves itself on the bus."""
+        return ActorIdentity(role, self.keys, self.nats_ca)
 
     @field_validator("llm_base_url")
     @classmethod

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mcpctl.bus import provision
 from mcpctl.bus.errors import BusError
+from mcpctl.bus.nats_url import is_loopback, tls_is_in_front
 from mcpctl.bus.networks import OPEN
 from mcpctl.cli import ports
 from mcpctl.cli.context import Config
@@ -56,6 +57,7 @@ class Installation:
         self._options, self._folder = options, folder
         self._supervisor = Supervisor(say)
         self._http_port = _http_port(options)
+        _demand_tls(options.http_host)
         self._nats = NatsServer(folder.path / "nats", _nats_port(options, folder), power_safe=options.power_safe)
         self._demo = Demo(folder) if options.demo else None
         self._first_user = FirstUser(folder)
@@ -161,7 +163,8 @@ class Installation:
     @property
     def _gateway_url(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._options.http_host, self._options.http_host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._http_port}"
+        scheme = "https" if os.environ.get("MCPCTL_TLS_CERT") else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._http_port}"
 
 
 def say(line: str) -> None:
@@ -181,6 +184,15 @@ def _http_port(options: Options) -> int:
     if not free:
         raise CliError(f"port {options.http_port} on {options.http_host} is taken: choose another with --http-port")
     return options.http_port
+
+
+def _demand_tls(host: str) -> None:
+    """Raise `CliError` where agents' bearers would travel in clear beyond this machine."""
+    if not is_loopback(host) and not tls_is_in_front() and not os.environ.get("MCPCTL_TLS_CERT"):
+        raise CliError(
+            f"{host} is beyond loopback: set MCPCTL_TLS_CERT and MCPCTL_TLS_KEY, or MCPCTL_TLS=terminated-by-proxy "
+            "where something in front speaks TLS"
+        )
 
 
 def _nats_port(options: Options, folder: DataFolder) -> int:

@@ -40,6 +40,7 @@ from mcpctl.bus.frames import (
     encode,
 )
 from mcpctl.bus.identity import inbox_of
+from mcpctl.bus.misuse import is_callers_own
 from mcpctl.bus.networks import Networks
 
 log = structlog.get_logger()
@@ -133,8 +134,8 @@ class UpstreamRouter(Actor):
 
     async def _take(self, msg: Delivery) -> None:
         caller = msg.subject.rpartition(".")[2]
-        if not msg.reply.startswith(inbox_of(caller) + "."):
-            log.warning("request dropped: its reply subject is not its caller's", subject=msg.subject)
+        if not is_callers_own(msg.subject, msg.reply):
+            self.bus.misuse.note(msg.subject)
             return
         try:
             head, body = decode_request(msg.data)

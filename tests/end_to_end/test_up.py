@@ -123,6 +123,12 @@ def test_an_address_of_another_machine_is_one_line(tmp_path):
     assert only_line(done).startswith("Error: cannot listen on 192.0.2.1: ")
 
 
+def test_agents_bearers_do_not_go_beyond_this_machine_in_clear(tmp_path):
+    done = try_up(tmp_path, "--data", str(tmp_path / "data"), "--http-host", "0.0.0.0", "--http-port", "0")
+
+    assert "0.0.0.0 is beyond loopback: set MCPCTL_TLS_CERT and MCPCTL_TLS_KEY, or MCPCTL_TLS=terminated" in done.stderr
+
+
 def test_a_restart_keeps_everything(own_demo):
     own_demo.start()
     own_demo.ok("create", "project", "team", "--server", "time")
