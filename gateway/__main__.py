@@ -1,24 +1,28 @@
 """`python -m mcpctl.gateway`: one gateway, until SIGTERM or until its bus connection is closed for good."""
 
 import asyncio
+import re
 import signal
 import sys
+from typing import cast
 
+import aiohttp
 import structlog
-from aiohttp import web
+from aiohttp import http_parser, web
 from pydantic import ValidationError
 
-from mcpctl.bus.connection import Bus, first_fault
+from mcpctl.bus.connection import Bus, cancel, first_fault
 from mcpctl.bus.errors import BusError
 from mcpctl.bus.identity import AdmittedIdentity
 from mcpctl.bus.runtime import configure_logging, run_loop, tell_ready
 from mcpctl.gateway.app import Gateway
+from mcpctl.gateway.connections import Connections
 from mcpctl.gateway.settings import GatewaySettings
 
 log = structlog.get_logger()
 
-LONGEST_HEADER = 65536
-"""Bytes of one header line: `Mcp-Name` repeats resource URIs."""
+SOUND_AIOHTTP = (3, 14, 4)
+"""Earlier ones decompress in quadratic time (CVE-2026-128131)."""
 
 GRACE_SECONDS = 10.0
 BUS_PATIENCE = 15.0
@@ -35,16 +39,16 @@ async def serve(settings: GatewaySettings) -> int:
     gateway = Gateway(bus, settings)
     runner = web.AppRunner(
         gateway.app,
-        access_log=None,
         handler_cancellation=True,  # a client that hangs up cancels its call
-        max_line_size=LONGEST_HEADER,
-        max_field_size=LONGEST_HEADER,
         shutdown_timeout=GRACE_SECONDS,
     )
     await gateway.start()
     await runner.setup()
+    connections = Connections(cast(web.Server, runner.server), settings, gateway.addresses)
     try:
-        await web.TCPSite(runner, settings.http_host, settings.http_port, backlog=1024).start()
+        listener = await asyncio.get_running_loop().create_server(
+            connections.make, settings.http_host, settings.http_port, backlog=1024
+        )
     except OSError as error:
         await runner.cleanup()
         await gateway.stop()
@@ -54,7 +58,8 @@ async def serve(settings: GatewaySettings) -> int:
             file=sys.stderr,
         )
         return 1
-    log.info("gateway ready", address=runner.addresses[0], caller=bus.caller)
+    sweep = asyncio.create_task(connections.sweep())
+    log.info("gateway ready", address=listener.sockets[0].getsockname(), caller=bus.caller)
     tell_ready(settings.ready_fd)
     stopped = asyncio.create_task(stop.wait())
     closed = asyncio.create_task(bus.closed.wait())
@@ -64,13 +69,29 @@ async def serve(settings: GatewaySettings) -> int:
         log.error("the bus connection is closed for good")
     for task in (stopped, closed):
         task.cancel()
+    listener.close()
     await runner.cleanup()
+    await cancel(sweep)
     await gateway.stop()
     return 1 if lost else 0
 
 
+def fault_of_library() -> str | None:
+    """Return why this aiohttp is not served with, or None."""
+    if tuple(map(int, re.findall(r"\d+", aiohttp.__version__)[:3])) < SOUND_AIOHTTP:
+        wanted = ".".join(map(str, SOUND_AIOHTTP))
+        return f"aiohttp {aiohttp.__version__} is not sound: install {wanted} or later"
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:  # CVE-2026-111750: requests are smuggled
+        return "aiohttp has no C extensions here: install its wheel, and unset AIOHTTP_NO_EXTENSIONS"
+    return None
+
+
 def main() -> int:
     configure_logging()
+    fault = fault_of_library()
+    if fault is not None:
+        print(f"Error: {fault}", file=sys.stderr)
+        return 1
     try:
         return run_loop(serve(GatewaySettings()))
     except ValidationError as error:
