@@ -119,7 +119,7 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         count = self._request_count
         super().data_received(data)
-        if self._waiter is not None and not self._waiter.done():  # nothing but a part of a head has come
+        if self._is_idle():  # nothing but a part of a head has come
             self._head_size += len(data)
             if self._head_size > self._all.header_limit:
                 self.refuse(431, "the request's head is too long")
@@ -129,6 +129,10 @@ class Connection(web.RequestHandler):
             self._head_size = 0
         if self._upgraded:  # what follows could be read as another request
             self.refuse(400, "an Upgrade is not served")
+
+    def _is_idle(self) -> bool:
+        """Tell whether there is no request, or none yet."""
+        return not self._request_count or (self._waiter is not None and not self._waiter.done())
 
     def _newest_head_is_too_long(self) -> bool:
         head = self._messages[-1][0] if self._messages else None
@@ -155,7 +159,7 @@ class Connection(web.RequestHandler):
     def _awaits(self) -> tuple[Awaited, int] | None:
         if self._unread():
             return "reader", 0
-        if self._waiter is not None and not self._waiter.done():
+        if self._is_idle():
             # Between two requests it may be idle, for which aiohttp has a time.
             return ("head", self._request_count) if self._head_size or not self._request_count else None
         request = self._current_request

@@ -14,7 +14,7 @@ from mcpctl.bus.errors import BusError, TooLarge, Unavailable
 from mcpctl.bus.frames import MOVES, Reply, decode_reply
 
 BUFFER = 64 * 1024 * 1024
-"""Bytes of frames that one call holds back for a slow client, if nothing else is said; past that it ends with an error."""
+"""Bytes of frames that one call may hold back for a slow client; past that the call ends with an error."""
 
 
 @dataclass(slots=True)
