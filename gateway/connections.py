@@ -51,6 +51,7 @@ class Connections:
             self,
             self._server,
             access_log=None,
+            auto_decompress=False,  # a body with a coding is refused, so nobody unpacks it
             loop=asyncio.get_running_loop(),
             keepalive_timeout=self._idle_seconds,
             lingering_time=LINGERING,

@@ -25,7 +25,10 @@ PAUSING = 64
 
 
 class Refusals:
-    """How many refusals each address has left; `per_second` come back, 0 means that nothing is counted."""
+    """How many refusals each address has left; `per_second` come back, 0 means that nothing is counted.
+
+    Who goes on is refused unasked until it has been quiet for some seconds.
+    """
 
     def __init__(self, per_second: float) -> None:
         self._per_second, self._most = per_second, per_second * AT_ONCE
@@ -39,7 +42,7 @@ class Refusals:
         level = self._level(address) + 1
         if level > self._most >= level - 1:
             log.warning("an address sends many bearers that are refused", address=address)
-        self._counted[address] = min(level, self._most + 1), time.monotonic()
+        self._counted[address] = min(level, 2 * self._most), time.monotonic()
         self._counted.move_to_end(address)
         if len(self._counted) > REMEMBERED:
             self._counted.popitem(last=False)
@@ -53,7 +56,8 @@ class Refusals:
         return max(0.0, level - (time.monotonic() - since) * self._per_second)
 
     async def turn_away(self, address: str) -> Fault:
-        """Return the answer for an address that has none left, after a pause."""
+        """Count one more, and return the answer for an address that has none left, after a pause."""
+        self.note(address)
         headers = {"Retry-After": str(AT_ONCE)}
         if self._pausing[address] >= PAUSING:
             headers["Connection"] = "close"

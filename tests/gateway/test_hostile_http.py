@@ -373,7 +373,7 @@ async def test_a_client_that_takes_its_time_is_cut_and_a_stream_is_not(system, t
 
 
 async def take_slowly(url, bearer, size):
-    """Have a long answer sent, read so many bytes of it every 0.2 s, and return how many came."""
+    """Have a long answer sent, read at most so many bytes of it every 0.03 s, and return how many came."""
     body = json.dumps(modern("tools/call", name="big", arguments={"size": 6_000_000})).encode()
     sent = request(bearer, "Mcp-Name: big", body=body).replace(b"tools/list\r\n", b"tools/call\r\n", 1)
     sock = socket.socket()
@@ -392,7 +392,7 @@ async def take_slowly(url, bearer, size):
                     size = 1 << 20
                 while chunk := await loop.sock_recv(sock, size):
                     came += len(chunk)
-                    await asyncio.sleep(0.2 if size < 1 << 20 else 0)
+                    await asyncio.sleep(0.03 if size < 1 << 20 else 0)
                     if came > 6_000_000:
                         break
     return came
@@ -453,12 +453,13 @@ async def test_an_address_with_many_bad_bearers_waits_and_nobody_else_does(syste
     good = system.tokens["dual"]
     assert (await raw(tight, request(good), "127.0.0.7")).status == 200
     before = await asked_of_the_registry(system)
-    flood = await asyncio.gather(*(raw(tight, request(mint("pat")), "127.0.0.7") for _ in range(8)))
-    flood += await asyncio.gather(*(raw(tight, request(mint("pat")), "127.0.0.7") for _ in range(8)))
+    flood = []
+    for _ in range(3):
+        flood += await asyncio.gather(*(raw(tight, request(mint("pat")), "127.0.0.7") for _ in range(8)))
     assert {answer.status for answer in flood} == {401, 429}
     refused = next(answer for answer in flood if answer.status == 429)
     assert "Retry-After: 5" in refused.head
-    assert await asked_of_the_registry(system) - before < 14
+    assert await asked_of_the_registry(system) - before <= 17
 
     began = time.monotonic()
     assert (await raw(tight, request(mint("pat")), "127.0.0.7")).status == 429
@@ -469,9 +470,10 @@ async def test_an_address_with_many_bad_bearers_waits_and_nobody_else_does(syste
     rest = await raw(tight, request(mint("pat"), path="/api/v1/whoami", method="GET", body=b""), "127.0.0.7")
     assert (rest.status, json.loads(rest.body)["error"]["code"]) == (429, "too_many_requests")
 
-    for _ in range(20):
-        named = await raw(tight, request("bad", "X-Forwarded-For: 203.0.113.7, 127.0.0.9"), PROXY)
-    assert named.status == 429
+    forwarded = request("bad", "X-Forwarded-For: 203.0.113.7, 127.0.0.9")
+    for _ in range(2):
+        named = await asyncio.gather(*(raw(tight, forwarded, PROXY) for _ in range(12)))
+    assert {answer.status for answer in named} == {429}
     for client, status in (("203.0.113.8", 401), ("203.0.113.7", 429), ("evil, 203.0.113.8", 401)):
         assert (await raw(tight, request("bad", f"X-Forwarded-For: {client}"), PROXY)).status == status
     # Who is no proxy cannot choose an address.
@@ -527,8 +529,9 @@ async def test_a_session_and_its_stream_end_with_the_token_that_opened_them(syst
         await stream.content.readuntil(b"\n\n")
         revoke = token.RevokeToken(bearer=system.bearer, project="dual", name="rotated")
         await system.operator.call(token.revoke, revoke)
-        async with asyncio.timeout(PATIENCE):
-            await stream.content.read()
+        with suppress(aiohttp.ClientPayloadError):
+            async with asyncio.timeout(PATIENCE):
+                await stream.content.read()
     async with session.post("ping") as answer:
         assert answer.status == 401
     session.sent["Authorization"] = f"Bearer {system.tokens['dual']}"
