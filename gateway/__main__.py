@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mcpctl.bus.connection import Bus, cancel, first_fault
 from mcpctl.bus.errors import BusError
 from mcpctl.bus.identity import AdmittedIdentity
-from mcpctl.bus.runtime import configure_logging, run_loop, tell_ready
+from mcpctl.bus.runtime import configure_logging, give_back_memory, run_loop, tell_ready
 from mcpctl.gateway.app import Gateway
 from mcpctl.gateway.connections import Connections
 from mcpctl.gateway.settings import GatewaySettings
@@ -88,6 +88,7 @@ def fault_of_library() -> str | None:
 
 def main() -> int:
     configure_logging()
+    give_back_memory()
     fault = fault_of_library()
     if fault is not None:
         print(f"Error: {fault}", file=sys.stderr)

@@ -21,7 +21,8 @@ async def test_beside_the_hostile_mix_good_clients_see_no_error_and_nothing_of_i
     assert {"401", "429"} <= seen["bad_bearers"]
     assert {"200", "429"} <= seen["streams"]
     assert "413" in seen["too_much"]
-    assert "408" in seen["slow_head"] & seen["slow_body"]
+    for kind in ("slow_head", "slow_body"):  # a reset overtakes the answer where more was sent meanwhile
+        assert {"408", "ConnectionResetError", "BrokenPipeError"} & seen[kind]
     assert "closed" in seen["silence"]
     assert {"400"} <= seen["garbage"] & seen["odd_json"]
     assert figures["beside the mix"]["calls"] > 50

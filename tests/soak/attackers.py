@@ -1,7 +1,8 @@
 """Everything hostile at once against one gateway, until SIGTERM: `python -m tests.soak.attackers URL`.
 
-`$BEARER` is a good token of project `dual`, for what needs one. Each kind comes from an address of its own. In the end
-it prints as JSON how often each kind was carried out, and which HTTP statuses it got.
+`$BEARER` is a good token of project `dual`, for what needs one; `$KINDS` names some kinds, where not all are wanted.
+Each comes from an address of its own. In the end it prints as JSON how often each was carried out, and which HTTP
+statuses it got.
 """
 
 import asyncio
@@ -164,9 +165,9 @@ async def main(url: str, bearer: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     attacks = {once: Attack(url, bearer, f"127.0.1.{number}") for number, once in enumerate(KINDS, 1)}
-    tasks = [
-        asyncio.create_task(again_and_again(once, attacks[once])) for once, many in KINDS.items() for _ in range(many)
-    ]
+    chosen = os.environ.get("KINDS", "").split()
+    crowd = [once for once, many in KINDS.items() for _ in range(many) if not chosen or once.__name__ in chosen]
+    tasks = [asyncio.create_task(again_and_again(once, attacks[once])) for once in crowd]
     print("begun", flush=True)
     await stop.wait()
     for task in tasks:
