@@ -42,7 +42,7 @@ class GoodClients:
         self._url, self._bearer = url, bearer
         self.errors: list[str] = []
         self.retried = 0
-        """How often a call was sent again, as one is told to (503): the machine was too busy to run a part for a second."""
+        """How often a call was sent again, as one is told to (503): some part did not get to run for a second."""
         self.seconds: list[float] = []
 
     async def call(self) -> None:
