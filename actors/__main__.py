@@ -15,7 +15,7 @@ from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, first_fault
 from mcpctl.bus.contract import Role
 from mcpctl.bus.errors import BusError
-from mcpctl.bus.runtime import configure_logging, demand_environment, run_loop, tell_ready
+from mcpctl.bus.runtime import configure_logging, demand_environment, give_back_memory, run_loop, tell_ready
 
 log = structlog.get_logger()
 
@@ -84,6 +84,7 @@ def main(names: list[str]) -> int:
         print(f"Error: {what}: name some of {', '.join(ACTORS)}", file=sys.stderr)
         return 2
     configure_logging()
+    give_back_memory()
     try:
         demand_environment(os.environ)
         return run_loop(serve(roles, ActorSettings()))

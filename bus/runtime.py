@@ -1,6 +1,7 @@
 """What every process of ours does at its start: logging, the event loop, telling its parent that it is ready."""
 
 import asyncio
+import ctypes
 import difflib
 import logging
 import os
@@ -17,6 +18,11 @@ from mcpctl.bus.bearer import masked
 from mcpctl.bus.variables import KNOWN
 
 T = TypeVar("T")
+
+LARGE = 256 * 1024
+"""Bytes from which on a piece of memory is asked of the system, and given back to it, by itself."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 LEAST_FILES, ENOUGH_FILES = 512, 65536
 """Descriptors without which a part does not start, and those that it asks the system for."""
@@ -92,6 +98,14 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
     except ImportError:
         return asyncio.run(main)
     return uvloop.run(main)
+
+
+def give_back_memory() -> None:
+    """Have glibc return what large messages took when they are gone: else it keeps as much as it once needed."""
+    with suppress(OSError, AttributeError):  # another libc
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, LARGE)
+        libc.mallopt(_M_TRIM_THRESHOLD, 4 * LARGE)
 
 
 def tell_ready(descriptor: int | None) -> None:

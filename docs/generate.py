@@ -74,7 +74,8 @@ def settings() -> str:
         lines += [f"## {name}", "", "| variable | default | meaning |", "|---|---|---|"]
         for field, info in model.model_fields.items():
             default = "(platform)" if info.default_factory is not None else info.default
-            shown = "" if default in (None, ()) else f"`{default}`"
+            default = ",".join(map(str, default)) if isinstance(default, tuple) else default
+            shown = "" if default in (None, "") else f"`{default}`"
             lines.append(f"| `MCPCTL_{field.upper()}` | {shown} | {info.description} |")
         lines.append("")
     lines += [

@@ -32,6 +32,7 @@ class Gateway:
         asked = self._service.endpoint("rest", f"{PREFIX}.*.*.{bus.caller}", "")
         rest = RestApi(bus, self._endpoint.admission, asked)
         self.app = web.Application(client_max_size=settings.body_limit)
+        self.addresses = self._endpoint.addresses
         self.app.on_shutdown.append(self._endpoint.stop_streams)
         for path in ("/projects/{project}/mcp", "/projects/{project}/servers/{server}/mcp"):
             self.app.router.add_post(path, self._endpoint.post)

@@ -1,8 +1,9 @@
 """The gateway's way onto the bus: it waits where nobody answers, says why, and leaves where it is not wanted."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import orjson
 import structlog
@@ -103,8 +104,11 @@ class Door:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:
-            await listen(runner, self._settings)
-            yield
+            listener = await listen(cast(web.Server, runner.server), self._settings)
+            try:
+                yield
+            finally:
+                listener.close()
         finally:
             await runner.cleanup()
 
@@ -115,11 +119,11 @@ def _is_refusal(error: Exception | None) -> bool:
     return "authorization" in text or "authentication expired" in text
 
 
-async def listen(runner: web.BaseRunner, settings: GatewaySettings) -> None:
+async def listen(make: Callable[[], asyncio.BaseProtocol], settings: GatewaySettings) -> asyncio.Server:
     """Open the gateway's port. Raises `OSError` that names it, and `ValueError` for a certificate that is none."""
     host, port = settings.http_host, settings.http_port
     try:
-        await web.TCPSite(runner, host, port, backlog=1024, ssl_context=settings.https()).start()
+        return await asyncio.get_running_loop().create_server(make, host, port, backlog=1024, ssl=settings.https())
     except OSError as error:
         where = f"{host}:{port}"
         raise OSError(

@@ -1,6 +1,7 @@
 """Settings of the gateway's process. It keeps nothing on disk."""
 
 import ssl
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -39,12 +40,50 @@ class GatewaySettings(BaseSettings):
         description="Further host names (with or without a port) that `Host` and `Origin` may name, comma separated.",
     )
     body_limit: int = Field(4 * 1024 * 1024, ge=1024, le=7 * 1024 * 1024, description="Longest request body, in bytes.")
+    header_limit: int = Field(
+        128 * 1024, ge=4096, le=1024 * 1024, description="Longest request line and headers together, in bytes."
+    )
+    header_count: int = Field(128, ge=16, description="Headers of one request at the most.")
+    json_depth: int = Field(64, ge=8, le=512, description="Levels of arrays and objects in a body at the most.")
+    number_digits: int = Field(512, ge=32, le=4096, description="Digits of a number in a body at the most.")
+    header_timeout_ms: int = Field(
+        10_000, ge=100, description="Longest time from the first byte of a request's head, or the connect, to its end."
+    )
+    body_timeout_ms: int = Field(
+        30_000, ge=100, description="Longest time from the end of the head to that of the body."
+    )
+    idle_timeout_ms: int = Field(75_000, ge=100, description="How long a connection may wait for its next request.")
+    write_timeout_ms: int = Field(
+        30_000, ge=100, description="Longest time in which a client takes less than 16 KiB of what waits for it."
+    )
+    call_buffer: int = Field(
+        64 * 1024 * 1024,
+        ge=8 * 1024 * 1024,
+        description="Bytes held for a client that reads slower than its call answers.",
+    )
+    token_streams: int = Field(
+        32, ge=0, description="Open streams of changes of one bearer at the most, at one gateway; 0: any number."
+    )
+    address_connections: int = Field(
+        64,
+        ge=0,
+        description="Open connections of one address at the most (a trusted proxy's are not counted); 0: any number.",
+    )
+    address_refusals: int = Field(
+        20,
+        ge=0,
+        description="Refused bearers a second of one address, five times that at once; past it 429. 0: any number.",
+    )
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")),
+        description="Addresses and networks, comma separated, whose `X-Forwarded-For` is believed.",
+    )
     call_timeout_ms: int = Field(300_000, ge=100, description="Longest time for one MCP request.")
     token_positive_ttl_ms: int = Field(30_000, ge=0, description="How long a resolved bearer is kept.")
     token_negative_ttl_ms: int = Field(5_000, ge=0, description="How long a refused bearer is kept.")
     ready_fd: int | None = Field(None, description="Descriptor to which `ready` is written once requests are served.")
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -12,6 +12,7 @@ CODES = {error.http_status: error.code for error in BusError.by_code.values()} |
     405: "method_not_allowed",
     415: "unsupported_media_type",
     421: "misdirected_request",
+    429: "too_many_requests",
 }
 """The code of each HTTP status: that of the bus's error, where there is one."""
 
