@@ -18,8 +18,10 @@ from mcpctl.cli.options import ContextName, Project
 from mcpctl.cli.output import DataFormat, note, plain, print_data, print_table, say
 from mcpctl.cli.session import Session, checked, connected
 from mcpctl.cli.times import parse_duration
+from mcpctl.cli.usage import report
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Show what was done and decided, or follow it.")
+app.command()(report)
 
 PAUSE = 0.5
 """Seconds between attempts while the bus or the AuditSink is away."""

@@ -26,6 +26,7 @@ from mcpctl.cli.listing import details
 from mcpctl.cli.options import ContextName, LabelSelector, NameOption, Names, Noun, Project
 from mcpctl.cli.output import note, print_details, say
 from mcpctl.cli.session import Session, session
+from mcpctl.cli.usage import report_on
 
 ACCOUNT_TOKEN = ("serviceaccounttoken", "serviceaccount-token")
 
@@ -80,6 +81,8 @@ def revoke(
     names: Names = None,
     project: Project = None,
     selector: LabelSelector = None,
+    *,
+    report: Annotated[bool, typer.Option("--report", help="Then sum up what they did: tools, outcomes, when.")] = False,
     context: ContextName = None,
 ) -> None:
     """Revoke mcptokens: they work no more and stay listed. Or one bearer of a service account, by its id.
@@ -88,12 +91,21 @@ def revoke(
     Examples:
       mcpctl revoke mcptoken ci -p demo
       mcpctl revoke mcptokens -p demo -l team=shop
+      mcpctl revoke mcptoken ci -p demo --report
       mcpctl revoke serviceaccounttoken build ID
     """  # noqa: D301 - \b keeps the examples' lines apart
     if noun in ACCOUNT_TOKEN:
         asyncio.run(_revoke_account_token(names or (), context))
         return
-    asyncio.run(_change(_named(noun, names, project, selector), "revoke", context))
+    wanted = _named(noun, names, project, selector)
+    if report and not wanted.names:
+        raise CliError("--report is about mcptokens that are named", USAGE)
+    demand_project(wanted.resource, project if wanted.names else "")
+    try:
+        asyncio.run(_change(wanted, "revoke", context))
+    finally:
+        if report:  # whatever became of the revocation
+            report_on(wanted.names, project, context)
 
 
 async def _revoke_account_token(words: Sequence[str], context: str | None) -> None:

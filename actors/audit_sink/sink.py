@@ -13,6 +13,7 @@ from mcpctl.actors.audit_sink import ledger, search
 from mcpctl.actors.audit_sink.held import Held
 from mcpctl.actors.audit_sink.ledger import Appended, Position
 from mcpctl.actors.audit_sink.tail import GATHER, LOOK_AGAIN, Tail
+from mcpctl.actors.audit_sink.usage import Counting
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.actor import Actor, Caller, handles
@@ -79,6 +80,7 @@ class AuditSink(Actor):
         self._held = Held(MAX_HELD, HELD_BYTES)
         self._position = Position("", 0, 0, 0)
         self._tail = Tail(bus)
+        self.parts = (Counting(self._store),)
         self._opened = AsyncExitStack()
 
     async def open(self) -> None:
