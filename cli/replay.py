@@ -11,7 +11,7 @@ from mcpctl.bus.contracts.audit import Filter, Use
 from mcpctl.bus.contracts.rbac import Definition, RecordedCall, Replayed
 from mcpctl.cli.output import print_table, say
 from mcpctl.cli.session import Session
-from mcpctl.cli.usage import counted, what
+from mcpctl.cli.usage import counted, number, what
 
 PAGE = 300
 """Calls that are decided in one transaction: it keeps others from writing."""
@@ -79,11 +79,13 @@ class Replay:
     def show(self) -> None:
         """Print the sums, and a line for each kind of call that is not decided as before."""
         sums = self.data["calls"]
-        say(f"Of {sum(sums.values())} calls since {self.since.astimezone():%Y-%m-%d %H:%M} these documents")
-        say(f"  would deny {sums['deny']} calls{self._by('deny')}")
-        say(f"  would allow {sums['allow']} calls that were denied{self._by('allow')}")
-        say(f"  decide as before {sums['same']} calls")
-        say(f"  leave unknown {sums['unknown']} calls{self._by('unknown')}")
+        calls = {would: number(count, "call") for would, count in sums.items()}
+        all_calls = number(sum(sums.values()), "call")
+        say(f"Replayed {all_calls} since {self.since.astimezone():%Y-%m-%d %H:%M}. Under these documents:")
+        say(f"  would deny {calls['deny']}{self._by('deny')}")
+        say(f"  would allow {calls['allow']} that {'was' if sums['allow'] == 1 else 'were'} denied{self._by('allow')}")
+        say(f"  unknown: {calls['unknown']}{self._by('unknown')}")
+        say(f"  as before: {calls['same']}")
         shown = [each for each in self.decided if each.would != "same"]
         if shown:
             titles = ("WOULD", "WHO", "PROJECT", "WHAT", "CALLS", "WAS", "WHY")
@@ -96,7 +98,7 @@ class Replay:
             if e.would == would
         }
         counts = {kind: sum(1 for label, _ in who if (label or "").startswith(f"{kind}-")) for kind in WORDS}
-        parts = [f"{n} {WORDS[kind]}{'s' if n > 1 else ''}" for kind, n in counts.items() if n]
+        parts = [number(n, WORDS[kind]) for kind, n in counts.items() if n]
         return f" by {' and '.join(parts)}" if parts else ""
 
 
@@ -196,7 +198,7 @@ def _question(use: Use, *, regrouped: bool) -> RecordedCall | str | None:
     elif rule == OWN:
         asked = {"verb": "view", "resource": "prompts", "name": use.name}
     elif use.server is None:
-        return "its name led to no server"
+        return "the event does not say of which server it was"
     elif use.method == "tools/call":
         asked = {"verb": "run", "resource": "tools", "name": f"{use.server}/{use.name}"}
     return RecordedCall(subject=f"{KINDS[kind]}:{name}", project=use.project, regrouped=regrouped, **asked)

@@ -17,13 +17,14 @@ from mcpctl.bus.contracts.audit import Filter, Use
 from mcpctl.bus.contracts.every import CONTRACTS
 from mcpctl.bus.contracts.rbac import Binding, Definition
 from mcpctl.bus.errors import NotFound
+from mcpctl.cli.bindings import TOKEN_MARK
 from mcpctl.cli.command_groups import NounGroup
 from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.manifests import Document, document
 from mcpctl.cli.options import ContextName, Project
 from mcpctl.cli.output import note, print_data, say
 from mcpctl.cli.session import Session, session
-from mcpctl.cli.usage import counted, earliest, moment
+from mcpctl.cli.usage import counted, earliest, moment, number
 
 app = typer.Typer(cls=NounGroup, rich_markup_mode=None, help="Suggest what would be enough, from what was done.")
 
@@ -80,7 +81,10 @@ def suggest_rbac(
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Bindings, and the calls that they were made from. `held` is the mcptoken's own definition, if it has one."""
+    """Bindings, and the calls that they were made from.
+
+    `held` is the mcptoken's own definition, if it has one; `others` grant it something, too.
+    """
 
     project: str
     name: str
@@ -89,6 +93,7 @@ class Suggestion:
     bindings: Sequence[Binding]
     left_out: Sequence[str]
     held: Definition | None
+    others: Sequence[str]
 
     @property
     def calls(self) -> int:
@@ -101,12 +106,15 @@ class Suggestion:
     @property
     def remarks(self) -> list[str]:
         first, last = min(use.first for use in self.uses), max(use.last for use in self.uses)
-        made = f"From {self.calls} allowed calls of mcptoken {self.name} in the last {self.span}"
-        return [
+        made = f"From {number(self.calls, 'allowed call')} of mcptoken {self.name} in the last {self.span}"
+        told = [
             f"{made}, between {moment(first)} and {moment(last)}.",
             f"Applied, it narrows the mcptoken {self.name}." if self.held else "Applied, it creates a new mcptoken.",
-            f"For another one: mcpctl create mcptoken NAME -p {self.project} {self.flags}",
+            f"For another one: mcpctl create mcptoken NAME -p {self.project} {self.flags}".rstrip(),
         ]
+        if self.others:
+            told.insert(2, f"What it has by {', '.join(self.others)} stays.")
+        return told
 
     @property
     def document(self) -> Document:
@@ -136,7 +144,7 @@ async def _suggested(project: str, name: str, span: str, context: str | None) ->
     wanted = Filter(token=name, outcome="allow", since=earliest(span))
     async with session(context) as opened:
         found = await counted(opened, wanted, project)
-        held = await _own_definition(opened, project, name)
+        held, more = await _definitions(opened, project, name)
     uses = [use for use in found if use.kind == "call"]
     if not uses:
         raise CliError(f'the ledger has no allowed call of mcptoken "{name}" in project "{project}" in the last {span}')
@@ -147,18 +155,19 @@ async def _suggested(project: str, name: str, span: str, context: str | None) ->
             bindings |= dict.fromkeys(_covering(use, held.bindings if held is not None else ()))
         except ValidationError:
             left_out[f"{use.server}/{use.name}" if use.server else str(use.name)] = None
-    return Suggestion(project, name, span, uses, tuple(bindings), tuple(left_out), held)
+    return Suggestion(project, name, span, uses, tuple(bindings), tuple(left_out), held, more)
 
 
-async def _own_definition(opened: Session, project: str, name: str) -> Definition | None:
-    """Return the definition with the own bindings of an mcptoken that works, None where there is none."""
+async def _definitions(opened: Session, project: str, name: str) -> tuple[Definition | None, tuple[str, ...]]:
+    """Return the definition with the own bindings of an mcptoken that works, and the names of others about it."""
     try:
         found = await opened.ask(token.describe, project=project, name=name)
-        if found.status != "active":
-            return None
-        return await opened.ask(rbac.get_definition, name=f"{OWN}{found.id[:32]}")
     except NotFound:
-        return None
+        return None, ()
+    listed = (await opened.ask(rbac.list_definitions, of_tokens=True)).items
+    about = {each.name: each for each in listed if f"{TOKEN_MARK}{found.id}" in each.subjects}
+    own = about.pop(f"{OWN}{found.id[:32]}", None)
+    return (own, tuple(about)) if found.status == "active" else (None, ())
 
 
 def _covering(use: Use, held: Iterable[Binding]) -> Iterator[Binding]:

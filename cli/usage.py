@@ -136,6 +136,11 @@ def what(use: Use) -> str:
     return thing if use.method == "tools/call" else " ".join(part for part in (use.method, thing) if part)
 
 
+def number(count: int, noun: str) -> str:
+    """Return how many of something: `1 call`, `2 calls`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def moment(ms: int) -> str:
     """Return milliseconds since 1970 in ISO 8601."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
@@ -163,9 +168,9 @@ async def _report(wanted: Filter, project: str | None, output: DataFormat, conte
         note(f"The ledger has nothing that {who} did.")
     else:
         sums = _sums(found)
-        used = f"{len(sums['tools'])} tools of {len(sums['servers'])} servers"
+        used = f"{number(len(sums['tools']), 'tool')} of {number(len(sums['servers']), 'server')}"
         span = f"first {ago(_when(found, first=True))}, last {ago(_when(found))}"
-        say(f"{who}: {sums['calls']} calls, {used}, {span}")
+        say(f"{who}: {number(sums['calls'], 'call')}, {used}, {span}")
         titles = ("TOKEN", "WHAT", "CALLS", "DENIED", "FAILED", "CANCELLED", "REVOKED", "ARGS", "FIRST", "LAST")
         print_table(titles, [_cells(each) for each in found])
 

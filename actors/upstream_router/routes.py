@@ -59,7 +59,7 @@ def route_tool(project: Project, access: Access, params: bytes, asked: Params, o
             refusal = f"not allowed to call tool {name[:SHOWN]}" + (f": {fault}" if fault else "")
             return Route(None, name, params, f"run on tools {tool}: {fault or 'not granted'}", refusal, denied)
         return Route(None, name, params, f"run on tools {tool}: not granted, or no such tool", denied=denied)
-    return Route(None, name, params, f"run on tool {name}: no such tool")
+    return Route(None, name, params, f"no server here has a tool {name}")
 
 
 def _why_not(access: Access, server: str, tool: str, asked: Params) -> str | None:
@@ -72,7 +72,7 @@ def route_prompt(project: Project, access: Access, params: bytes, asked: Params)
     name = asked.name if isinstance(asked.name, str) else ""
     naming = project.of_name(name)
     if naming is None:
-        return Route(None, name, params, f"view on the server of prompt {name}: no such prompt")
+        return Route(None, name, params, f"no server here has a prompt {name}")
     original = naming.original_name(name) or ""
     if access.scope.sees_server(naming.server.name):
         return Route(naming, original, _renamed(params, "name", name, original), _view_on(naming))
@@ -84,7 +84,7 @@ def route_resource(project: Project, access: Access, params: bytes, asked: Param
     uri = asked.uri if isinstance(asked.uri, str) else ""
     naming = project.of_uri(uri)
     if naming is None:
-        return Route(None, uri, params, "view on the server of this resource: no such resource")
+        return Route(None, uri, params, "no server here has this resource")
     original = naming.original_uri(uri) or ""
     if access.scope.sees_server(naming.server.name):
         return Route(naming, original, _renamed(params, "uri", uri, original), _view_on(naming))
@@ -102,7 +102,7 @@ def route_completion(project: Project, access: Access, params: bytes) -> Route:
         return Route(None, "", params, "no ref")
     naming = project.of_uri(text) if member == "uri" else project.of_name(text)
     if naming is None:
-        return Route(None, text, params, "view on the server of this reference: no such reference")
+        return Route(None, text, params, "no server here has what ref names")
     if not access.scope.sees_server(naming.server.name):
         return _unseen(naming, text, None, params)
     reference[member] = raw(naming.original_uri(text) if member == "uri" else naming.original_name(text))
