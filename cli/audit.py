@@ -26,6 +26,10 @@ app.command()(report)
 PAUSE = 0.5
 """Seconds between attempts while the bus or the AuditSink is away."""
 
+WAIT_MS = 3000
+PATIENCE = 6.0
+"""Seconds after which an AuditSink that should have answered is taken for dead, and another one asked."""
+
 
 class Outcome(StrEnum):
     """How something ended."""
@@ -170,7 +174,9 @@ class Reader:
             entries = await opened.ask(audit.query, **self._asked, limit=max(self._lines, 1))
             items = entries.items if self._lines else ()
         else:
-            entries = await opened.ask(audit.follow, **self._asked, cursor=self.cursor)
+            bearer = opened.context.bearer or ""
+            asked = checked(audit.Follow, bearer=bearer, **self._asked, cursor=self.cursor, wait_ms=WAIT_MS)
+            entries = await opened.bus.call(audit.follow, asked, timeout=PATIENCE)
             items = entries.items
         self.cursor = entries.cursor
         return items

@@ -30,8 +30,8 @@ KEYS = (
 )
 """What all events that are counted together have in common."""
 
-TEXTS = ("method", "rule", "args")
-"""Members of an event that stand in its text alone."""
+TEXTS = ("method", "rule")
+"""Those of them that stand in an event's text alone."""
 
 FAMILY = 1000
 """Bearers below one mcptoken that are counted with it at the most."""
@@ -59,7 +59,7 @@ def count(session: Session, asked: audit.GetUsage) -> audit.Usage:
     chosen = [col(EntryRow.seq) <= end, *_chosen(session, wanted)]
     if asked.kinds:
         chosen.append(col(EntryRow.kind).in_(asked.kinds))
-    events = _events(session, chosen)
+    events = _events(session, chosen, (*TEXTS, "args") if asked.args else TEXTS)
     rows = _grouped(session, events, asked)
     fitting = rows[: asked.limit]
     if wanted.tool is not None:
@@ -114,10 +114,10 @@ def _issues() -> tuple[ColumnElement[bool], ...]:
     return col(EntryRow.kind) == token.issue.name, col(EntryRow.outcome) == "allow"
 
 
-def _events(session: Session, chosen: list[ColumnElement[bool]]) -> Subquery:
+def _events(session: Session, chosen: list[ColumnElement[bool]], texts: Iterable[str]) -> Subquery:
     columns: list[Any] = [getattr(EntryRow, key) for key in (*KEYS, "seq", "at") if key not in ("project", *TEXTS)]
     columns.append(func.nullif(EntryRow.project, NO_PROJECT).label("project"))
-    columns += [_member(session, name).label(name) for name in TEXTS]
+    columns += [_member(session, name).label(name) for name in texts]
     events: Subquery = select(*columns).where(*chosen).subquery()
     return events
 
@@ -133,13 +133,10 @@ def _member(session: Session, name: str) -> ColumnElement[str]:
 def _grouped(session: Session, events: Subquery, asked: audit.GetUsage) -> list[dict[str, Any]]:
     keys = [events.c[key] for key in KEYS]
     often = func.count().label("count")
-    sums = (
-        often,
-        func.min(events.c.at).label("first"),
-        func.max(events.c.at).label("last"),
-        func.count(events.c.args.distinct()).label("digests"),
-    )
-    query = select(*keys, *sums).group_by(*keys).order_by(often.desc(), func.min(events.c.seq))  # type: ignore[call-overload]
+    sums = [often, func.min(events.c.at).label("first"), func.max(events.c.at).label("last")]
+    if asked.args:
+        sums.append(func.count(events.c.args.distinct()).label("digests"))
+    query = select(*keys, *sums).group_by(*keys).order_by(often.desc(), func.min(events.c.seq))
     return [dict(row) for row in session.execute(query.limit(asked.limit + 1).offset(asked.offset)).mappings()]
 
 

@@ -131,7 +131,7 @@ class GetUsage(Authorized):
 class Use(Message):
     """What one principal did in the same way `count` times, from `first` to `last` (milliseconds since 1970).
 
-    `digests` counts the different arguments of tool calls; `args` are digests of the most frequent.
+    Where digests were asked for, `digests` counts the different arguments, and `args` has those of the most frequent.
     """
 
     kind: str
