@@ -20,8 +20,8 @@ from nats.errors import ConnectionClosedError, Error, MaxPayloadError, NoRespond
 from nats.errors import TimeoutError as NatsTimeoutError
 from pydantic import ValidationError
 
-from mcpctl.bus.context import remaining, request_context, traceparent
-from mcpctl.bus.contract import Call, Event, Message
+from mcpctl.bus.context import committing, note_committed, remaining, request_context, traceparent
+from mcpctl.bus.contract import Call, Committed, Event, Message
 from mcpctl.bus.errors import BadRequest, BusError, DeadlineExceeded, Internal, TooLarge, Unavailable
 from mcpctl.bus.identity import INBOX, ActorIdentity, Identity, inbox_of, service_inbox
 from mcpctl.bus.nats_url import is_websocket
@@ -31,6 +31,8 @@ log = structlog.get_logger()
 ERROR_CODE = "Nats-Service-Error-Code"
 ERROR_TEXT = "Nats-Service-Error"
 BUDGET = "Mcpctl-Budget-Ms"
+COMMITTED = "Mcpctl-Committed"
+"""What the call has changed, on its answer: the epoch, the first number and the last."""
 TRACE = "traceparent"
 
 CONNECT_SECONDS = 8.0
@@ -39,6 +41,7 @@ CONNECT_SECONDS = 8.0
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 
 
 Delivery = Msg
@@ -53,19 +56,19 @@ class Tasks:
 
     def __init__(self, limit: int = 1024) -> None:
         self._limit = limit
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     @property
     def full(self) -> bool:
         return len(self._running) >= self._limit
 
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("task failed", exc_info=task.exception())
@@ -246,9 +249,13 @@ class Bus:
         code = (reply.headers or {}).get(ERROR_CODE)
         if code is not None:
             raise BusError.of(code, (reply.headers or {}).get(ERROR_TEXT, ""))
+        committed = (reply.headers or {}).get(COMMITTED)
         try:
+            if committed is not None:
+                epoch, first, last = committed.split(" ")
+                note_committed(Committed(actor=call.actor, epoch=epoch, first=int(first), last=int(last)))
             return call.reply.model_validate_json(reply.data)
-        except ValidationError as error:
+        except ValueError as error:  # pydantic's are among these
             raise Internal(f"the answer to {call.name} is not one") from error
 
     async def send(self, subject: str, payload: bytes, *, reply: str = "") -> None:
@@ -322,7 +329,10 @@ class Bus:
             headers: dict[str, str] = {}
             body = b""
             try:
-                body = (await self._handle(call, handler, msg)).model_dump_json().encode()
+                with committing() as committed:
+                    body = (await self._handle(call, handler, msg)).model_dump_json().encode()
+                if own := [each for each in committed if each.actor == call.actor]:
+                    headers[COMMITTED] = f"{own[-1].epoch} {own[0].first} {own[-1].last}"
             except BusError as error:
                 headers = {
                     ERROR_CODE: error.code,

@@ -18,6 +18,9 @@ run = typer.Typer(cls=Group, rich_markup_mode=None, help="Run one part in this p
 DataDir = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Folder of databases and keys (default: the user's own).")
 ]
+DatabaseUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="PostgreSQL, without a password in it (default: SQLite files).")
+]
 NatsUrl = Annotated[str | None, typer.Option("--nats-url", metavar="URL", help="The bus (default: $MCPCTL_NATS_URL).")]
 
 
@@ -68,7 +71,7 @@ def gateway(
     Examples:
       mcpctl run gateway --nats-url nats://bus:4222 --nats-token-file /run/secrets/gateway --http-port 3200
     """  # noqa: D301 - \b keeps the examples' lines apart
-    _become(
+    become(
         ["mcpctl.gateway"],
         MCPCTL_NATS_URL=nats_url,
         MCPCTL_NATS_TOKEN_FILE=nats_token_file,
@@ -86,9 +89,7 @@ def actor(
         Path | None, typer.Option(metavar="DIR", help="Folder of the actors' keys for the bus.")
     ] = None,
     data: DataDir = None,
-    database_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="PostgreSQL, without a password in it (default: SQLite files).")
-    ] = None,
+    database_url: DatabaseUrl = None,
     anonymous_edge: Annotated[
         bool | None, typer.Option(help="Admit gateways that present no credential.", show_default=False)
     ] = None,
@@ -105,7 +106,7 @@ def actor(
     unknown = [name for name in names if name not in ACTORS]
     if unknown:
         raise CliError(f'no actor "{unknown[0]}": there are {", ".join(ACTORS)}', USAGE)
-    _become(
+    become(
         ["mcpctl.actors", *names],
         MCPCTL_NATS_URL=nats_url,
         MCPCTL_NATS_KEYS=nats_keys,
@@ -129,7 +130,7 @@ def version(*, output: Annotated[DataFormat, typer.Option("-o", "--output")] = D
         print_data({"mcpctl": mcpctl.__version__, "python": sys.version.split()[0]}, output)
 
 
-def _become(module: list[str], **settings: object) -> None:
+def become(module: list[str], **settings: object) -> None:
     """Replace this process by a module, so that signals and the exit code are the module's own."""
     given = {name: str(value) for name, value in settings.items() if value is not None}
     sys.stdout.flush()

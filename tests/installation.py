@@ -12,6 +12,9 @@ from pathlib import Path
 
 import yaml
 
+from tests import forked
+from tests.postgres import database_url
+
 START_SECONDS = 30
 READY = "Stop with Ctrl-C."
 PROGRAM = (sys.executable, "-m", "mcpctl.cli.main")
@@ -26,6 +29,9 @@ class Installation:
         self.options = ("--data", str(self.data), "--http-port", str(http_port), *options)
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("MCPCTL_")}
         self.environment["MCPCTL_CONFIG"] = str(folder / "config.yaml")
+        database = database_url()
+        if database is not None:
+            self.environment["MCPCTL_DATABASE_URL"] = database
         self.lines: list[str] = []
         self.process: subprocess.Popen[str] | None = None
 
@@ -106,15 +112,7 @@ class Installation:
 
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a CLI command against it."""
-        return subprocess.run(
-            [*PROGRAM, *arguments],
-            env=self.environment | environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return forked.run(list(arguments), self.environment | environment, stdin, seconds=60)
 
     def background(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command that does not end by itself."""

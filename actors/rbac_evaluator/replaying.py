@@ -2,7 +2,7 @@
 
 from sqlmodel import Session, col, select
 
-from mcpctl.actors.changes import Changing
+from mcpctl.actors.changes import ChangeFeed, Changing
 from mcpctl.actors.rbac_evaluator.applying import Applying
 from mcpctl.actors.rbac_evaluator.decisions import Layer, judge
 from mcpctl.actors.rbac_evaluator.policy import Policy, layers_in
@@ -17,8 +17,8 @@ from mcpctl.bus.contracts.token import FoundPrincipal, Principal
 class Replaying:
     """Applies documents in a transaction that is taken back, and decides in it."""
 
-    def __init__(self, policy: Policy, applying: Applying) -> None:
-        self._policy, self._applying = policy, applying
+    def __init__(self, policy: Policy, changes: ChangeFeed, applying: Applying) -> None:
+        self._policy, self._changes, self._applying = policy, changes, applying
 
     @handles(rbac.replay)
     async def replay(self, request: rbac.Replay, _caller: Caller) -> rbac.ReplayedCalls:
@@ -27,14 +27,12 @@ class Replaying:
         asked = token.FindPrincipals(bearer=request.bearer, subjects=subjects)
         found = (await self._policy.bus.call(token.find_principals, asked)).items
 
-        def rehearse(session: Session) -> tuple[Replayed, ...]:
-            self._applying.carry_out(Changing(session), request, asker)
-            deciding = _Deciding(session)
-            decided = tuple(deciding.decide(call, found[call.subject]) for call in request.calls)
-            session.rollback()
-            return decided
+        def rehearse(changing: Changing) -> tuple[Replayed, ...]:
+            self._applying.carry_out(changing, request, asker)
+            deciding = _Deciding(changing.session)
+            return tuple(deciding.decide(call, found[call.subject]) for call in request.calls)
 
-        return rbac.ReplayedCalls(items=await self._policy.store.write(rehearse))
+        return rbac.ReplayedCalls(items=await self._changes.rehearse(rehearse))
 
 
 class _Deciding:

@@ -6,6 +6,7 @@ from typing import ClassVar
 from argon2 import PasswordHasher
 
 from mcpctl.actors.changes import ChangeFeed
+from mcpctl.actors.leases import Leases
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.actors.token_registry.applying import Applying
@@ -35,7 +36,7 @@ from mcpctl.actors.token_registry.uses import Uses
 from mcpctl.bus.actor import Actor, Caller, event_of, handles
 from mcpctl.bus.bearer import digest
 from mcpctl.bus.connection import Bus, Publisher, connect_nats
-from mcpctl.bus.contract import Changes, Message, PullChanges, Role
+from mcpctl.bus.contract import Changes, GetReceipt, Message, PullChanges, Receipt, Role
 from mcpctl.bus.contracts import rbac, token
 from mcpctl.bus.names import principal_label
 from mcpctl.bus.nats_config import CALLOUT, ISSUER
@@ -87,14 +88,17 @@ class TokenRegistry(Actor):
         await store.open()
         publisher = await Publisher.connect(settings.nats_url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(publisher.close)
-        self._changes = ChangeFeed(store, publisher, token.feed)
+        leases = Leases(self.role, url, settings.data_dir)
+        self._opened.push_async_callback(leases.close)
+        self._changes = ChangeFeed(store, publisher, token.feed, leases)
         await self._changes.open()
         self._records = Records(store, self._changes, self._clock)
         passwords, throttle = Passwords(self._hasher), Throttle()
         self._opened.callback(passwords.close)
         ask, terms, notes = RbacCalls(self.bus), Terms(self.bus), Notes(self.audit)
         uses = Uses(self._records, self.bus)
-        resolving, guarded = Resolving(self._records, uses), Guarded(self._records, ask)
+        self._resolving = resolving = Resolving(self._records, uses)
+        guarded = Guarded(self._records, ask)
         binder = Binder(self._records, ask, self.bus)
         self.parts = (
             resolving,
@@ -129,8 +133,13 @@ class TokenRegistry(Actor):
         await self._opened.aclose()
 
     @handles(token.feed.pull)
-    async def pull(self, request: PullChanges, _caller: Caller) -> Changes:
-        return await self._changes.pull(request)
+    async def pull(self, request: PullChanges, caller: Caller) -> Changes:
+        return await self._changes.pull(request, caller.name)
+
+    @handles(token.feed.receipt)
+    async def receipt(self, request: GetReceipt, _caller: Caller) -> Receipt:
+        await self._resolving.find(request.bearer)
+        return await self._changes.receipt(request)
 
     async def who(self, request: Message, verdict: rbac.Verdict | None) -> dict[str, object]:
         """Name the user of a login, a logout and a bootstrap, too: nobody has granted these a right."""
