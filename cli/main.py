@@ -37,6 +37,7 @@ class Program(LazyGroup):
         Command("mcp", AGENTS, "Serve a project over stdio", "mcpctl.cli.bridge:mcp"),
         Command("gate", AGENTS, "Have agents briefed again", "mcpctl.cli.gate:app"),
         Command("test", AGENTS, "Try an MCP endpoint", "mcpctl.cli.endpoint_command:app"),
+        Command("suggest", AGENTS, "Suggest the least rights, from what was done", "mcpctl.cli.suggest:app"),
         Command("audit", AGENTS, "Show, follow and prove what was done and decided", "mcpctl.cli.audit:app"),
         Command("login", TOKENS, "Log in with a password", "mcpctl.cli.auth:login"),
         Command("logout", TOKENS, "End the login session", "mcpctl.cli.auth:logout"),

@@ -18,6 +18,7 @@ from mcpctl.actors.token_registry.by_id import ById
 from mcpctl.actors.token_registry.callout import Callout
 from mcpctl.actors.token_registry.connections import Connections
 from mcpctl.actors.token_registry.demands import Guarded
+from mcpctl.actors.token_registry.finding import Finding
 from mcpctl.actors.token_registry.groups import Groups
 from mcpctl.actors.token_registry.introspection import Introspecting
 from mcpctl.actors.token_registry.issuing import Binder, Issuing
@@ -115,6 +116,7 @@ class TokenRegistry(Actor):
             Issuing(self._records, ask, binder, terms),
             Rotation(self._records, ask, binder, terms),
             Introspecting(self._records, resolving, ask),
+            Finding(self._records, ask),
             Applying(self._records, guarded, resolving, ask, notes),
             ApplyingTokens(self._records, guarded, resolving, ask, binder, terms, notes),
             Backups(self._records),
