@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 import mcpctl
+from mcpctl.bus.bearer import masked
 
 MODERN = "2026-07-28"
 LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
@@ -129,11 +130,11 @@ def raw(value: Any) -> Raw:
 
 
 def error_body(code: int, message: str, data: Any = None) -> bytes:
-    """Return a JSON-RPC error object (the member `error`, not the message)."""
+    """Return a JSON-RPC error object (the member `error`, not the message); no bearer is in it."""
     body: dict[str, Any] = {"code": code, "message": message}
     if data is not None:
         body["data"] = data
-    return encode(body)
+    return masked(encode(body))
 
 
 def response(request_id: bytes, *, result: bytes | None = None, error: bytes | None = None) -> bytes:

@@ -3,12 +3,15 @@
 import asyncio
 import logging
 import os
+import resource
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
+
+from mcpctl.bus.bearer import masked
 
 T = TypeVar("T")
 
@@ -33,6 +36,7 @@ def configure_logging() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *last,
+            _without_bearers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -40,8 +44,14 @@ def configure_logging() -> None:
     )
 
 
+def _without_bearers(_logger: object, _name: str, line: str) -> str:
+    """Mask bearers in a line of the log: some repeat what a client has sent."""
+    return masked(line.encode(errors="replace")).decode()
+
+
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, on uvloop where there is one."""
+    """Run a coroutine to its end, on uvloop where there is one. Should the process crash, it leaves no core file."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # bearers are in memory
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:

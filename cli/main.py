@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import mcpctl
+from mcpctl.bus.bearer import masked
 from mcpctl.cli.command_groups import Command, LazyGroup
 from mcpctl.cli.errors import INTERRUPTED, REFUSED, CliError
 
@@ -103,7 +104,7 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _fail(text: str, code: int) -> int:
-    line = " ".join(text.split())
+    line = masked(" ".join(text.split()).encode(errors="replace")).decode()
     sys.stderr.write(f"Error: {line}\n")
     return code
 
