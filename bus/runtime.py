@@ -44,7 +44,7 @@ def configure_logging() -> None:
     )
 
 
-def _without_bearers(_logger: object, _name: str, line: str) -> str:
+def _without_bearers(_logger: Any, _name: str, line: Any) -> str:
     """Mask bearers in a line of the log: some repeat what a client has sent."""
     return masked(line.encode(errors="replace")).decode()
 

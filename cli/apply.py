@@ -17,6 +17,7 @@ from mcpctl.cli.explain import explain
 from mcpctl.cli.finding import every
 from mcpctl.cli.given import read_text
 from mcpctl.cli.manifests import KINDS, Manifest, read_all
+from mcpctl.cli.mcp_servers import refuse_secret
 from mcpctl.cli.options import ContextName
 from mcpctl.cli.output import DataFormat, note, print_data, say
 from mcpctl.cli.plan import Done, NotUndone, Plan
@@ -44,6 +45,10 @@ def apply(
     token_out: Annotated[
         str | None, typer.Option("--token-out", metavar="DIR", help="Folder for the bearers of new mcptokens (0600).")
     ] = None,
+    plain: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Variable or header that is no secret; repeatable."),
+    ] = None,
     output: Annotated[DataFormat, typer.Option("-o", "--output", help="How to print what was done.")] = (
         DataFormat.TABLE
     ),
@@ -66,12 +71,22 @@ def apply(
         raise CliError("--prune needs -l KEY=VALUE: it says what these documents own", USAGE)
     chosen = Selector.parse(selector) if selector is not None else None
     manifests = load(files)
+    for each in manifests:
+        if each.kind.name == "server":
+            _refuse_secret(each, plain or ())
     if chosen is not None:
         for each in manifests:
             if not chosen.fits(each.spec.labels):
                 raise each.source.error(("labels",), f"{each.ref} has not the labels that -l {selector} asks for")
     folder = TokenFolder.make(token_out) if token_out is not None and not dry_run else None
     asyncio.run(_apply(manifests, chosen if prune else None, folder, output, context, dry_run=dry_run))
+
+
+def _refuse_secret(server: Manifest, plain: Sequence[str]) -> None:
+    try:
+        refuse_secret(server.spec, plain)
+    except CliError as error:
+        raise server.source.error((), str(error)) from error
 
 
 def load(files: Sequence[str]) -> list[Manifest]:

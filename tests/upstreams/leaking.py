@@ -41,7 +41,8 @@ class Handler(BaseHTTPRequestHandler):
         self.record(b"")
         self.reply(405, b"")
 
-    do_DELETE = do_GET
+    def do_DELETE(self):
+        self.do_GET()
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
