@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import os
 import signal
 import sys
 from typing import Protocol
@@ -15,7 +16,7 @@ from mcpctl.bus.connection import Bus, first_fault
 from mcpctl.bus.contract import Role
 from mcpctl.bus.errors import BusError
 from mcpctl.bus.identity import ActorIdentity
-from mcpctl.bus.runtime import configure_logging, run_loop, tell_ready
+from mcpctl.bus.runtime import configure_logging, demand_environment, run_loop, tell_ready
 
 log = structlog.get_logger()
 
@@ -85,6 +86,7 @@ def main(names: list[str]) -> int:
         return 2
     configure_logging()
     try:
+        demand_environment(os.environ)
         return run_loop(serve(roles, ActorSettings()))
     except ValidationError as error:
         name, _, fault = first_fault(error).partition(": ")

@@ -8,6 +8,7 @@ can claim another's name without its nonce, and a reconnect keeps the name.
 import base64
 import hashlib
 import secrets
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -47,10 +48,16 @@ class ActorIdentity:
         return self.role
 
     def options(self, user: str | None = None) -> dict[str, object]:
-        """Return what nats-py needs to connect as one of this actor's users (default: the one in RPC)."""
+        """Return what nats-py needs to connect as one of this actor's users (default: the one in RPC).
+
+        Raises `PermissionError` where others can read the seed.
+        """
         user = user or self.role
+        seed = self.keys / f"{user}.nk"
+        if seed.exists() and seed.stat().st_mode & stat.S_IRWXO:
+            raise PermissionError(f"every user of this machine may open the key {seed}: run chmod 600 {seed}")
         return {
-            "nkeys_seed": str(self.keys / f"{user}.nk"),
+            "nkeys_seed": str(seed),
             "inbox_prefix": inbox_of(user).encode(),
             "name": user,
         }

@@ -1,19 +1,32 @@
 """What every process of ours does at its start: logging, the event loop, telling its parent that it is ready."""
 
 import asyncio
+import difflib
 import logging
 import os
+import re
 import resource
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
 
 from mcpctl.bus.bearer import masked
+from mcpctl.bus.variables import KNOWN
 
 T = TypeVar("T")
+
+LEAST_FILES, ENOUGH_FILES = 512, 65536
+"""Descriptors without which a part does not start, and those that it asks the system for."""
+
+_OF_KUBERNETES = re.compile(r"MCPCTL_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+"""What a Service named `mcpctl` or `mcpctl-gateway` puts into the environment of every pod of its namespace."""
+
+
+class CannotStart(OSError):
+    """The environment is not one in which a part would work as it was meant to."""
 
 
 def configure_logging() -> None:
@@ -47,6 +60,24 @@ def configure_logging() -> None:
 def _without_bearers(_logger: Any, _name: str, line: Any) -> str:
     """Mask bearers in a line of the log: some repeat what a client has sent."""
     return masked(line.encode(errors="replace")).decode()
+
+
+def demand_environment(environment: Mapping[str, str]) -> None:
+    """Raise `CannotStart` for a variable that no part reads, and for a limit of open files that is too low."""
+    for name in sorted(environment):
+        if not name.startswith("MCPCTL_") or name in KNOWN:
+            continue
+        if _OF_KUBERNETES.fullmatch(name):
+            continue
+        near = difflib.get_close_matches(name, KNOWN, 1, cutoff=0.85)
+        raise CannotStart(f"{name} is no setting: {f'did you mean {near[0]}?' if near else 'unset it'}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft != resource.RLIM_INFINITY and soft < LEAST_FILES:
+        raise CannotStart(f"only {soft} files may be open at once: allow {LEAST_FILES} or more (ulimit -n)")
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:

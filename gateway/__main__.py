@@ -1,6 +1,7 @@
 """`python -m mcpctl.gateway`: one gateway, until SIGTERM or until its bus connection is closed for good."""
 
 import asyncio
+import os
 import signal
 import sys
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from mcpctl.bus.connection import Bus, first_fault
 from mcpctl.bus.errors import BusError
 from mcpctl.bus.identity import AdmittedIdentity
-from mcpctl.bus.runtime import configure_logging, run_loop, tell_ready
+from mcpctl.bus.runtime import configure_logging, demand_environment, run_loop, tell_ready
 from mcpctl.gateway.app import Gateway
 from mcpctl.gateway.settings import GatewaySettings
 
@@ -72,6 +73,7 @@ async def serve(settings: GatewaySettings) -> int:
 def main() -> int:
     configure_logging()
     try:
+        demand_environment(os.environ)
         return run_loop(serve(GatewaySettings()))
     except ValidationError as error:
         print(f"Error: setting MCPCTL_{first_fault(error).upper()}", file=sys.stderr)

@@ -1,0 +1,38 @@
+"""Every variable that some part reads. Written by docs/generate.py: edit the settings, not this file."""
+
+KNOWN = frozenset(
+    {
+        "MCPCTL_ALLOWED_HOSTS",
+        "MCPCTL_BODY_LIMIT",
+        "MCPCTL_BOOTSTRAP_FILE",
+        "MCPCTL_BUS_ANONYMOUS_EDGE",
+        "MCPCTL_CALL_TIMEOUT_MS",
+        "MCPCTL_CONFIG",
+        "MCPCTL_CONTEXT",
+        "MCPCTL_DATABASE_URL",
+        "MCPCTL_DATA_DIR",
+        "MCPCTL_DEBUG",
+        "MCPCTL_HTTP_HOST",
+        "MCPCTL_HTTP_PORT",
+        "MCPCTL_LIST_TIMEOUT_MS",
+        "MCPCTL_LLM_BASE_URL",
+        "MCPCTL_LLM_MODEL",
+        "MCPCTL_LLM_SECRET_REF",
+        "MCPCTL_LLM_TIMEOUT_MS",
+        "MCPCTL_LOG_LEVEL",
+        "MCPCTL_NATS_CA",
+        "MCPCTL_NATS_KEYS",
+        "MCPCTL_NATS_TOKEN",
+        "MCPCTL_NATS_TOKEN_FILE",
+        "MCPCTL_NATS_URL",
+        "MCPCTL_PUBLIC_URL",
+        "MCPCTL_READY_FD",
+        "MCPCTL_STDIO_IDLE_MS",
+        "MCPCTL_TOKEN",
+        "MCPCTL_TOKEN_FILE",
+        "MCPCTL_TOKEN_NEGATIVE_TTL_MS",
+        "MCPCTL_TOKEN_POSITIVE_TTL_MS",
+        "MCPCTL_TOKEN_UNGATE_TTL_MS",
+        "MCPCTL_UPSTREAM_TIMEOUT_MS",
+    }
+)
