@@ -202,7 +202,7 @@ def test_what_is_wrong_is_told_with_file_line_and_what_was_expected(text, said):
 def test_what_yaml_takes_for_a_number_or_a_truth_is_no_text_unless_it_is_quoted(member, value):
     document = "kind: project\nname: a\n" + member
 
-    with pytest.raises(CliError, match="f.yaml, line 3: .*must be a text"):
+    with pytest.raises(CliError, match=r"f\.yaml, line 3: .*must be a text"):
         manifest(document.format(value))
     assert value in str(manifest(document.format(f'"{value}"')).spec)
 
