@@ -21,7 +21,7 @@ T = TypeVar("T")
 LEAST_FILES, ENOUGH_FILES = 512, 65536
 """Descriptors without which a part does not start, and those that it asks the system for."""
 
-_OF_KUBERNETES = re.compile(r"MCPCTL_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+_OF_SERVICE = re.compile(r"MCPCTL_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 """What a Service named `mcpctl` or `mcpctl-gateway` puts into the environment of every pod of its namespace."""
 
 
@@ -65,9 +65,7 @@ def _without_bearers(_logger: Any, _name: str, line: Any) -> str:
 def demand_environment(environment: Mapping[str, str]) -> None:
     """Raise `CannotStart` for a variable that no part reads, and for a limit of open files that is too low."""
     for name in sorted(environment):
-        if not name.startswith("MCPCTL_") or name in KNOWN:
-            continue
-        if _OF_KUBERNETES.fullmatch(name):
+        if not name.startswith("MCPCTL_") or name in KNOWN or _is_of_others(name, environment[name]):
             continue
         near = difflib.get_close_matches(name, KNOWN, 1, cutoff=0.85)
         raise CannotStart(f"{name} is no setting: {f'did you mean {near[0]}?' if near else 'unset it'}")
@@ -78,6 +76,12 @@ def demand_environment(environment: Mapping[str, str]) -> None:
         soft = most
     if soft != resource.RLIM_INFINITY and soft < LEAST_FILES:
         raise CannotStart(f"only {soft} files may be open at once: allow {LEAST_FILES} or more (ulimit -n)")
+
+
+def _is_of_others(name: str, value: str) -> bool:
+    """Tell whether a variable is one of the tests, or of Kubernetes."""
+    of_service = _OF_SERVICE.fullmatch(name) is not None or value.startswith(("tcp://", "udp://", "sctp://"))
+    return of_service or name.startswith("MCPCTL_TEST_")
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
