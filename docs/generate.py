@@ -130,7 +130,7 @@ def variables() -> str:
     """Return the module that names every variable which some part reads: what the sources and the settings name."""
     folders = ("actors", "bus", "cli", "gateway")
     texts = (path.read_text() for name in folders for path in (HERE.parent / name).rglob("*.py") if path != VARIABLES)
-    names = {name for text in texts for name in re.findall(r"(?<!_)MCPCTL_[A-Z0-9_]*[A-Z0-9]", text)}
+    names = {name for text in texts for name in re.findall(r"(?<!_)MCPCTL_[A-Z0-9_]*[A-Z0-9](?![A-Z0-9_])", text)}
     names |= {f"MCPCTL_{field.upper()}" for model in (GatewaySettings, ActorSettings) for field in model.model_fields}
     rows = "\n".join(f'        "{name}",' for name in sorted(names))
     return f'''"""Every variable that some part reads. Written by docs/generate.py: edit the settings, not this file."""
