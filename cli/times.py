@@ -51,7 +51,10 @@ def parse_past(text: str) -> datetime:
         except OverflowError as error:
             raise CliError(f"{text!r} is before all time", USAGE) from error
     try:
-        return datetime.fromisoformat(text).astimezone()
+        given = datetime.fromisoformat(text)
+        moment = given.astimezone()
+        if given.tzinfo is None and _is_ambiguous(given):
+            raise CliError(f"{text!r} comes twice or never, since clocks are changed then: write it with Z", USAGE)
     except (ValueError, OverflowError) as error:
         raise CliError(f"{text!r} is no time: write 30d, 12h, 2027-01-31 or 2027-01-31T12:00Z", USAGE) from error
 
