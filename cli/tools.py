@@ -53,16 +53,21 @@ async def list_tools(opened: Session, *, project: str | None, server: str | None
         where = f'server "{server}" is not in project "{project}"' if server else f'project "{project}" not found'
         raise CliError(where)
     slugs = await _slugs(opened)
-    pinned = await _pinned(opened, {name for each in wanted for name in each.spec.servers if server in (None, name)})
-    listing = (_of_project(opened, each.spec, slugs, pinned) for each in wanted)
-    found = await asyncio.gather(*listing, return_exceptions=True)
+    found = await asyncio.gather(*(_of_project(opened, each.spec) for each in wanted), return_exceptions=True)
     failures = [each for each in found if isinstance(each, BaseException)]
     told = [failure for failure in failures if isinstance(failure, CliError)]
     if failures and (len(failures) == len(found) or len(told) < len(failures)):
         raise failures[0]
     for failure in told:
         note(str(failure))
-    return [tool for tools in found if isinstance(tools, list) for tool in tools if server in (None, tool.server)]
+    pinned = await _pinned(opened, {name for each in wanted for name in each.spec.servers if server in (None, name)})
+    items = (
+        item
+        for each, tools in zip(wanted, found, strict=True)
+        if isinstance(tools, list)
+        for item in _items(each.spec, tools, slugs, pinned)
+    )
+    return [item for item in items if server in (None, item.server)]
 
 
 async def _slugs(opened: Session) -> dict[str, str]:
@@ -80,9 +85,7 @@ async def _pinned(opened: Session, servers: set[str]) -> Pinned:
     return {(item.server, item.tool): item for items in found if isinstance(items, tuple) for item in items}
 
 
-async def _of_project(
-    opened: Session, project: catalog.ProjectSpec, slugs: dict[str, str], pinned: Pinned
-) -> list[ToolItem]:
+async def _of_project(opened: Session, project: catalog.ProjectSpec) -> list[dict[str, Any]]:
     context = opened.context
     session = McpSession(
         endpoint(context, project.name),
@@ -104,6 +107,13 @@ async def _of_project(
         await session.close()
     for name, reason in missing.items():
         note(f"Not listed: server {name} of project {project.name}: {humane(reason)}")
+    return tools
+
+
+def _items(
+    project: catalog.ProjectSpec, tools: list[dict[str, Any]], slugs: dict[str, str], pinned: Pinned
+) -> list[ToolItem]:
+    """Return the tools that agents see, and those that are kept back from them."""
     known = pinned if project.pin_tools else {}
     kept_back = [
         _kept_back(project, item, slugs)
