@@ -29,7 +29,7 @@ from mcpctl.actors.upstream_router.upstreams import Upstream, Upstreams
 from mcpctl.actors.upstream_router.uses import Uses
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.bearer import digest
-from mcpctl.bus.errors import BusError, DeadlineExceeded, Forbidden, NotFound, Unauthenticated, Unavailable
+from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded, Forbidden, NotFound, Unauthenticated, Unavailable
 from mcpctl.bus.feed import LEASE
 from mcpctl.bus.mcp_client import Answer
 from mcpctl.bus.mcp_messages import (
@@ -295,6 +295,8 @@ class Answering:
                 return await self._pins.allows(key, tool, call.head.bearer, lambda: lists.every_tool(member, timeout))
         except TimeoutError as error:
             raise DeadlineExceeded(f"server {member.server} did not list its tools within {timeout:.1f} s") from error
+        except lists.MALFORMED as error:
+            raise BadGateway(f"server {member.server} answered tools/list with what is no list") from error
 
     def _asker(self, call: Call, access: Access, asked: Asked) -> Asker:
         def upstream_of(server: str) -> Upstream | None:

@@ -21,6 +21,7 @@ from mcpctl.bus.contract import MOST, Change
 from mcpctl.bus.contracts import pins
 from mcpctl.bus.errors import DeadlineExceeded, Unavailable
 from mcpctl.bus.feed import Follower
+from mcpctl.bus.mcp_messages import decode_fields, decode_value
 
 log = structlog.get_logger()
 
@@ -57,7 +58,7 @@ class Pins:
             follower, self._load, concerns=lambda key, _, change: _is_about(change, key[1])
         )
         self._read: dict[bytes, tuple[str, str]] = {}
-        self._looked: dict[Key, float] = {}
+        self._looked: dict[Key, tuple[float, frozenset[str]]] = {}
         self._looking: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         follower.on_change.append(self._changed)
 
@@ -71,7 +72,7 @@ class Pins:
         """Tell whether a tool may be called; one that was never listed is looked for in `everything` first.
 
         What the server does not list has no definition to be pinned: the server is left to say that it is not there.
-        Raises `BusError`.
+        Raises as `admitted` does.
         """
         pin = (await self._known.get(key, bearer)).get(tool)
         if pin is not None:
@@ -79,15 +80,27 @@ class Pins:
         lock = self._looking.setdefault(key, asyncio.Lock())
         async with lock:
             pin = (await self._known.get(key, bearer)).get(tool)
-            if pin is None and time.monotonic() - self._looked.get(key, -LOOK_AGAIN) >= LOOK_AGAIN:
-                async for items in everything():
-                    await self.admitted(key, bearer, items)
-                self._looked[key] = time.monotonic()
+            at, left_out = self._looked.get(key, (-LOOK_AGAIN, frozenset()))
+            if pin is None and time.monotonic() - at >= LOOK_AGAIN:
+                left_out = await self._look(key, bearer, everything())
                 pin = (await self._known.get(key, bearer)).get(tool)
-        return pin is None or pin.pending is None
+        return tool not in left_out if pin is None else pin.pending is None
+
+    async def _look(self, key: Key, bearer: str, pages: AsyncIterator[Items]) -> frozenset[str]:
+        """Pin all tools of a server, and return those that cannot be pinned. Raises as `admitted` does."""
+        names: set[str] = set()
+        async for items in pages:
+            names.update(str(decode_value(decode_fields(item)["name"])) for item in items)
+            await self.admitted(key, bearer, items)
+        left_out = frozenset(names - (await self._known.get(key, bearer)).keys())
+        self._looked[key] = time.monotonic(), left_out
+        return left_out
 
     async def admitted(self, key: Key, bearer: str, items: Items) -> list[msgspec.Raw]:
-        """Return those of listed tools that are as they are pinned, once all are. Raises `BusError`."""
+        """Return those of listed tools that are as they are pinned, once all are.
+
+        Raises `BusError`, and `TypeError` or `KeyError` for what is no list of tools.
+        """
         read = [(item, *found) for item in items if (found := self._digest(key[1], item)) is not None]
         known = await self._known.get(key, bearer)
         strange = [item for item, tool, digest in read if not _is_known(known.get(tool), digest)]
@@ -132,14 +145,17 @@ class Pins:
 
 
 def definition_of(item: bytes) -> pins.Definition:
-    """Return what counts of a listed tool. Raises `ValueError`, `RecursionError` for what has no one meaning."""
+    """Return what counts of a listed tool.
+
+    Raises `ValueError`, `RecursionError` for what has no one meaning, and `TypeError`, `KeyError` for what is no tool.
+    """
     members = json.loads(bytes(item), object_pairs_hook=_each_once)
     if not isinstance(members, dict):
-        raise ValueError("a tool is no object")  # noqa: TRY004 - as all that is wrong with it
+        raise TypeError("a tool is no object")
     for name in NOT_PINNED:
         members.pop(name, None)
-    text = json.dumps(members, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return pins.Definition(tool=members.get("name"), text=text)
+    text = json.dumps(members, sort_keys=True, separators=(",", ":"))
+    return pins.Definition(tool=members["name"], text=text)
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -200,6 +200,9 @@ async def test_a_tool_described_in_two_ways_at_once_is_listed_by_neither(system)
     fickle.answer = lambda request: _with_tool(plain(request), twice)
     async with asyncio.timeout(60), agents(system, "twofold", fickle) as seen:
         assert await seen.names() == {("other",)}
+        (refusal,) = await seen.calls("greet")
+        assert "in quarantine" in refusal
+        assert "tools/call" not in fickle.asked
 
         fickle.answer = plain
         fickle.tools = [GOOD, POISONED, OTHER]
