@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "catalog_0006"
-down_revision = "catalog_0004"
+down_revision = "catalog_0005"
 
 
 def upgrade() -> None:
