@@ -73,7 +73,7 @@ class ActorSettings(BaseSettings):
     stdio_memory_limit: int = Field(
         4 << 30,
         ge=0,
-        description="Largest data segment (`RLIMIT_DATA`) of each process of a stdio server, in bytes; 0 sets no limit.",
+        description="Largest data segment (`RLIMIT_DATA`) of a stdio server's process, in bytes; 0 sets no limit.",
     )
     stdio_files_limit: int = Field(
         1024, ge=16, description="Files that each process of a stdio server may have open at once."

@@ -103,13 +103,6 @@ def _refuse_secret(server: Manifest, plain: Sequence[str]) -> None:
         raise server.source.error((), str(error)) from error
 
 
-def _refuse_secret(server: Manifest, plain: Sequence[str]) -> None:
-    try:
-        refuse_secret(server.spec, plain)
-    except CliError as error:
-        raise server.source.error((), str(error)) from error
-
-
 def load(files: Sequence[str]) -> list[Manifest]:
     """Read all documents of files, folders and stdin (`-`). Raises `CliError`."""
     found = [document for text, source in _texts(files) for document in parse(text, source)]
