@@ -67,7 +67,7 @@ def configure_logging() -> None:
 
 
 class _OfLibraries(logging.Handler):
-    """Sends what libraries log the same way: of a request that it cannot read, aiohttp repeats the line and its bearer."""
+    """Sends what libraries log the same way: aiohttp repeats a line that it cannot read, and the bearer in it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
