@@ -345,7 +345,6 @@ def test_no_answer_repeats_a_bearer(story):
     assert search.found == []
 
 
-@pytest.mark.xfail(strict=True, reason="what a server says in an error is not redacted yet")
 def test_no_answer_repeats_the_secret_that_a_server_gives_away(story):
     search = story.search()
     for asked, said in story.said + story.replies:
