@@ -109,7 +109,7 @@ def let_in(folder: Path, *accounts: str) -> dict[str, Path]:
 
     A server that runs must be started again: who answers the auth callout is not read anew.
     """
-    config, seeds = folder / "nats.conf", {}
+    config, seeds = folder / "accounts.conf", {}
     text = config.read_text()
     for number, account in enumerate(accounts):
         seeds[account] = folder.parent / f"observer-{account}.nk"
