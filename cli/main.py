@@ -34,7 +34,7 @@ class Program(LazyGroup):
         Command("mcp", AGENTS, "Serve a project over stdio", "mcpctl.cli.bridge:mcp"),
         Command("gate", AGENTS, "Have agents briefed again", "mcpctl.cli.gate:app"),
         Command("test", AGENTS, "Try an MCP endpoint", "mcpctl.cli.endpoint_command:app"),
-        Command("audit", AGENTS, "Show, follow and prove what was done and decided", "mcpctl.cli.audit:app"),
+        Command("audit", AGENTS, "Show what was done and decided, or follow it", "mcpctl.cli.audit:app"),
         Command("login", TOKENS, "Log in with a password", "mcpctl.cli.auth:login"),
         Command("logout", TOKENS, "End the login session", "mcpctl.cli.auth:logout"),
         Command("auth", TOKENS, "Show who you are and what you may do", "mcpctl.cli.auth:app"),
