@@ -14,6 +14,7 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import Error, MaxPayloadError
 
+from mcpctl.bus.bearer import masked
 from mcpctl.bus.contracts import audit
 from mcpctl.bus.errors import Unavailable
 
@@ -99,7 +100,7 @@ class AuditWriter:
             if isinstance(text, str) and len(text) > LONGEST_TEXT:
                 event[field] = f"{text[:LONGEST_TEXT]}…"
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((orjson.dumps(event), done))
+        self._waiting.append((masked(orjson.dumps(event)), done))
         return done
 
     def _flush(self) -> None:

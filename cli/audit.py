@@ -20,15 +20,21 @@ from mcpctl.cli.context import Config
 from mcpctl.cli.explain import explain
 from mcpctl.cli.options import ContextName, Project
 from mcpctl.cli.output import note, plain, print_data, print_table, say
-from mcpctl.cli.session import Session, connected
+from mcpctl.cli.session import Session, checked, connected
+from mcpctl.cli.usage import report
 
 app = typer.Typer(cls=Group, rich_markup_mode=None, help="Show, follow, prove and keep what was done and decided.")
 app.command()(verify)
 app.command()(export)
 app.command()(purge)
+app.command()(report)
 
 PAUSE = 0.5
 """Seconds between attempts while the bus or the AuditSink is away."""
+
+WAIT_MS = 3000
+PATIENCE = 6.0
+"""Seconds after which an AuditSink that should have answered is taken for dead, and another one asked."""
 
 
 class Form(StrEnum):
@@ -179,7 +185,9 @@ class Reader:
             entries = await opened.ask(audit.query, **self._asked, limit=max(self._lines, 1))
             items = entries.items if self._lines else ()
         else:
-            entries = await opened.ask(audit.follow, **self._asked, cursor=self.cursor)
+            bearer = opened.context.bearer or ""
+            asked = checked(audit.Follow, bearer=bearer, **self._asked, cursor=self.cursor, wait_ms=WAIT_MS)
+            entries = await opened.bus.call(audit.follow, asked, timeout=PATIENCE)
             items = entries.items
         self.cursor = entries.cursor
         return items

@@ -22,6 +22,7 @@ from mcpctl.cli.explain import explain
 from mcpctl.cli.finding import one, targets
 from mcpctl.cli.given import ask_password
 from mcpctl.cli.manifests import KINDS, document, read
+from mcpctl.cli.mcp_servers import looks_secret
 from mcpctl.cli.options import ContextName, GateChange, NamingForm, Noun, Project
 from mcpctl.cli.output import note, say
 from mcpctl.cli.resources import Resource
@@ -237,6 +238,8 @@ def with_changes(document: Document, changes: list[str]) -> Document:
                 raise CliError(f"--set {path}: {step} holds no members", USAGE)
         as_yaml = text[:1] in YAML_BEGINS or text in YAML_WORDS or shape in (int, float)
         value = _yaml(text, f"--set {path}") if as_yaml else text
+        if way[-1:] in (["headers"], ["env"]) and isinstance(value, str) and looks_secret(last, value):
+            raise CliError(f"--set {path} looks like a secret: seal it, and write {path}=secret:NAME", USAGE)
         if value is None:
             place.pop(last, None)
         else:

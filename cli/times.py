@@ -58,9 +58,18 @@ def parse_past(text: str) -> datetime:
 
 def _moment(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text).astimezone()
+        given = datetime.fromisoformat(text)
+        moment = given.astimezone()
+        if given.tzinfo is None and _is_ambiguous(given):
+            raise CliError(f"{text!r} comes twice or never, since clocks are changed then: write it with Z", USAGE)
     except (ValueError, OverflowError) as error:
         raise CliError(f"{text!r} is no time: write 30d, 12h, 2027-01-31, 2027-01-31T12:00Z or never", USAGE) from error
+    return moment
+
+
+def _is_ambiguous(local: datetime) -> bool:
+    """Tell whether a local time falls into an hour that clocks go through twice, or leave out."""
+    return local.replace(fold=0).astimezone().utcoffset() != local.replace(fold=1).astimezone().utcoffset()
 
 
 def span(seconds: float) -> str:

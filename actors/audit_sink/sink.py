@@ -16,6 +16,7 @@ from mcpctl.actors.audit_sink.heads import Notary
 from mcpctl.actors.audit_sink.held import Held
 from mcpctl.actors.audit_sink.ledger import Appended, Position
 from mcpctl.actors.audit_sink.tail import GATHER, LOOK_AGAIN, Tail
+from mcpctl.actors.audit_sink.usage import Counting
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.actor import Actor, Caller, event_of, handles
@@ -92,6 +93,7 @@ class AuditSink(Actor):
         self._tail = Tail(bus)
         self._anchors = AnchorFile(settings.data_dir / "audit" / "heads.jsonl")
         self._unanchored: dict[str, audit.Head] = {}
+        self.parts = (Counting(self._store),)
         self._opened = AsyncExitStack()
 
     async def open(self) -> None:

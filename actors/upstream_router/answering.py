@@ -227,6 +227,8 @@ class Answering:
             "size_in": len(asked.body),
         }
         if route.naming is None:
+            if route.denied is not None:
+                facts["server"], facts["name"] = route.denied
             self._audit.append_later(call.event("call", "deny", **facts))
             return routes.refused(method, route)
         call.permitted = lambda now, there: _route(method, there, now, asked, original).naming is not None

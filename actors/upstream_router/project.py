@@ -9,6 +9,7 @@ import msgspec
 
 from mcpctl.actors.upstream_router.access import Access
 from mcpctl.actors.upstream_router.era import TASKS
+from mcpctl.actors.upstream_router.hidden_text import readable
 from mcpctl.actors.upstream_router.naming import SEPARATOR, UI, Naming
 from mcpctl.actors.upstream_router.project_prompts import visible_prompts
 from mcpctl.actors.upstream_router.upstreams import Upstream
@@ -140,5 +141,6 @@ def _instructions(members: Sequence[Member], infos: Sequence[bytes | None]) -> l
         theirs = decode_value(info) if info is not None else None
         text = theirs.get("instructions") if isinstance(theirs, dict) else None
         if isinstance(text, str) and text:
+            text = readable(text)
             said.append(text if len(members) == 1 else f"# {member.naming.server.slug}\n\n{text}")
     return said

@@ -21,6 +21,9 @@ ACKED = "Mcpctl-Acked"
 TAIL = f"{PREFIX}.audit.*.*.*.*"
 """Where each event is broadcast once it is in the ledger: `….<project>.<kind>.<outcome>.<principal>`."""
 
+RIGHTS = ("run on ", "view on ")
+"""Rules of calls that were decided by what their bearer may do begin so; a gate, for one, refuses by another."""
+
 Outcome = Literal["allow", "deny", "error", "cancelled", "revoked"]
 
 
@@ -114,6 +117,55 @@ class Follow(Authorized):
     wait_ms: int = Field(20_000, ge=0, le=30_000)
 
 
+class GetUsage(Authorized):
+    """Count what was done, by who, what, rule and outcome: the most frequent first.
+
+    An mcptoken of the filter (by name or SHA-256) stands for the mcptokens that it issued, too. With `args`, each use
+    names so many digests of arguments at the most. `end` bounds what is counted, and `offset` goes on, as an earlier
+    answer said.
+    """
+
+    project: Label | None = None
+    filter: Filter = Filter()
+    kinds: tuple[str, ...] = Field((), max_length=50, description="only these; all where none is given")
+    args: int = Field(0, ge=0, le=1000)
+    limit: int = Field(1000, ge=1, le=5000)
+    offset: int = Field(0, ge=0)
+    end: int | None = Field(None, ge=0)
+
+
+class Use(Message):
+    """What one principal did in the same way `count` times, from `first` to `last` (milliseconds since 1970).
+
+    Where digests were asked for, `digests` counts the different arguments, and `args` has those of the most frequent.
+    """
+
+    kind: str
+    outcome: Outcome
+    project: str | None = None
+    principal: str | None = None
+    user: str | None = None
+    token_name: str | None = None
+    token_sha: str | None = None
+    server: str | None = None
+    method: str | None = None
+    name: str | None = None
+    rule: str | None = None
+    count: int
+    first: int
+    last: int
+    digests: int = 0
+    args: tuple[str, ...] = ()
+
+
+class Usage(Message):
+    """Uses, up to the ledger's number `end`; `more` says that there are others."""
+
+    items: tuple[Use, ...]
+    end: int
+    more: bool = False
+
+
 query = Call(
     "audit.query",
     Query,
@@ -123,6 +175,7 @@ query = Call(
     timeout=10.0,
     http=("POST /audit/query",),
 )
+usage = Call("audit.usage", GetUsage, Usage, callers=("operator",), needs=Need("view", "audit"), timeout=30.0)
 follow = Call("audit.follow", Follow, Entries, callers=("operator",), needs=Need("view", "audit"), timeout=35.0)
 
 
