@@ -4,7 +4,9 @@ The number comes from a counter row that the transaction locks, so the order of 
 (a database sequence would not promise that).
 """
 
+import asyncio
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,11 +16,25 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, SQLModel, col, select
 
+from mcpctl.actors.leases import Leases
 from mcpctl.actors.storage import Store
 from mcpctl.bus.connection import Publisher
-from mcpctl.bus.contract import Change, Changed, Changes, Feed, PullChanges
+from mcpctl.bus.context import note_committed
+from mcpctl.bus.contract import (
+    Change,
+    Changed,
+    Changes,
+    Committed,
+    Feed,
+    GetReceipt,
+    PullChanges,
+    Receipt,
+)
 
 T = TypeVar("T")
+
+LOOK_AGAIN = 0.1
+"""Seconds after which one who waits for a confirmation looks again: another replica may have been told."""
 
 PAGE = 1000
 """Changes in one answer at the most; a follower that missed more starts afresh."""
@@ -74,8 +90,10 @@ class Changing:
 class ChangeFeed:
     """Numbers, keeps and broadcasts the changes of one actor."""
 
-    def __init__(self, store: Store, publisher: Publisher, feed: Feed) -> None:
-        self._store, self._publisher, self._feed = store, publisher, feed
+    def __init__(self, store: Store, publisher: Publisher, feed: Feed, leases: Leases) -> None:
+        self._store, self._publisher, self._feed, self._leases = store, publisher, feed, leases
+        self.on_written: list[Callable[[list[Change]], None]] = []
+        """called with the changes of each transaction, here and not at other replicas"""
 
     async def open(self) -> None:
         """Make the counter row at the very first start."""
@@ -86,24 +104,72 @@ class ChangeFeed:
 
         with suppress(IntegrityError):  # another replica was first
             await self._store.write(begin)
+        await self._leases.open()
 
     async def write(self, work: Callable[[Changing], T]) -> T:
         """Run `work` in one transaction, then tell everybody what it recorded."""
 
         def run(session: Session) -> tuple[T, Changing]:
-            # PostgreSQL: one change at a time, so that what `work` checks is still true when it commits.
-            session.exec(select(ChangeCounter).with_for_update()).one()
-            changing = Changing(session)
+            changing = _alone(session)
             return work(changing), changing
 
         result, changing = await self._store.write(run)
         for change in changing.recorded:
             await self._publisher.publish(self._feed.changed, Changed(epoch=changing.epoch, change=change))
+        if changing.recorded:
+            first, last = changing.recorded[0].seq, changing.recorded[-1].seq
+            note_committed(Committed(actor=self._feed.actor, epoch=changing.epoch, first=first, last=last))
+        for written in self.on_written:
+            written(changing.recorded)
         return result
 
-    async def pull(self, asked: PullChanges) -> Changes:
-        """Answer a follower's pull, from the database itself: never from a copy."""
+    async def rehearse(self, work: Callable[[Changing], T]) -> T:
+        """Run `work` as `write` does, and take everything back: nobody hears of it."""
+
+        def run(session: Session) -> T:
+            result = work(_alone(session))
+            session.flush()
+            session.rollback()
+            return result
+
+        return await self._store.write(run)
+
+    async def pull(self, asked: PullChanges, caller: str) -> Changes:
+        """Answer a follower's pull, from the database itself: never from a copy.
+
+        It is remembered as a follower first: so a change that this answer does not have yet finds it there.
+        """
+        _, seq = (asked.epoch, asked.seq) if asked.epoch else await self._store.read(position)
+        await self._leases.renew(asked, caller, seq)
         return await self._store.read(lambda session: _changes_since(session, asked))
+
+    async def receipt(self, asked: GetReceipt) -> Receipt:
+        """Return who has confirmed some changes, once everybody has or the time is over."""
+        give_up = time.monotonic() + asked.wait_ms / 1000
+        while True:
+            renewed = self._leases.renewed
+            epoch, ms = await self._store.read(lambda session: _since(session, asked.committed))
+            followers = await self._leases.followers(epoch, asked.committed)
+            left = give_up - time.monotonic()
+            if all(follower.confirmed for follower in followers) or left <= 0:
+                return Receipt(epoch=epoch, last=asked.committed.last, ms=ms, followers=followers)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, LOOK_AGAIN)):
+                    await renewed.wait()
+
+
+def _alone(session: Session) -> Changing:
+    """Begin a change. PostgreSQL: one at a time, so that what it checks is still true when it commits."""
+    session.exec(select(ChangeCounter).with_for_update()).one()
+    return Changing(session)
+
+
+def _since(session: Session, committed: Committed) -> tuple[str, int]:
+    """Return the epoch, and the milliseconds since the first of some changes."""
+    epoch, _ = position(session)
+    began = session.get(ChangeRow, committed.first)
+    ms = 0.0 if began is None else (datetime.now(UTC) - began.at.replace(tzinfo=UTC)).total_seconds() * 1000
+    return epoch, max(int(ms), 0)
 
 
 def position(session: Session) -> tuple[str, int]:

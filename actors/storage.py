@@ -8,23 +8,26 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import ConnectionPoolEntry
-from sqlmodel import Session, create_engine
+from sqlmodel import Session, SQLModel, create_engine
 
 from mcpctl.bus.errors import Unavailable
 
 T = TypeVar("T")
+
+State = Literal["empty", "behind", "current", "newer"]
+"""How an actor's tables stand to this version of the program."""
 
 READERS = 4
 """Threads that read beside the one that writes."""
@@ -35,11 +38,14 @@ class NewerDatabase(OSError):
 
 
 class Store:
-    """Runs an actor's SQL: `read` side by side, `write` one after the other (on SQLite)."""
+    """Runs an actor's SQL: `read` side by side, `write` one after the other (on SQLite).
 
-    def __init__(self, actor: str, url: str) -> None:
+    What is not `durable` may be gone after a loss of power, and costs no sync of the disk (on SQLite).
+    """
+
+    def __init__(self, actor: str, url: str, *, durable: bool = True) -> None:
         self.actor = actor
-        self.engine = _engine(actor, url)
+        self.engine = _engine(actor, url, "FULL" if durable else "OFF")
         writers = 1 if self.engine.dialect.name == "sqlite" else READERS
         self._writers = ThreadPoolExecutor(writers, thread_name_prefix=f"{actor}-write")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix=f"{actor}-read")
@@ -50,9 +56,37 @@ class Store:
         with _scripts(self.actor) as scripts:
             return str(scripts.get_current_head())
 
+    def standing(self) -> tuple[str | None, str, State]:
+        """Return the revision of the tables (None: there are none), that of this program, and what that means."""
+        file = self.engine.url.database if self.engine.dialect.name == "sqlite" else None
+        if file is not None and not Path(file).exists():
+            return None, self.revision, "empty"  # and it stays so: to connect would make it
+        with _scripts(self.actor) as scripts, self.engine.connect() as connection:
+            if connection.dialect.name != "sqlite":
+                connection.execute(text(f"SET LOCAL search_path TO {self.actor}"))
+            current, head = MigrationContext.configure(connection).get_current_revision(), self.revision
+            known = {script.revision for script in scripts.walk_revisions()}
+        if current is None:
+            return current, head, "empty"
+        if current not in known:
+            return current, head, "newer"
+        return current, head, "current" if current == head else "behind"
+
     async def open(self) -> None:
-        """Bring the tables to this program's version. Raises `NewerDatabase`, `Unavailable`."""
+        """Bring the tables to this program's version. Raises `NewerDatabase`, `Unavailable`, `OSError`."""
+        self._make_folder()
         await self._run(self._writers, self._migrate)
+
+    async def make(self, table: type[SQLModel]) -> None:
+        """Make one table, if it is not there, without a revision: for what is worth nothing after a stop."""
+        self._make_folder()
+
+        def make() -> None:
+            # Another replica may make it at the same moment.
+            with suppress(OperationalError, ProgrammingError, IntegrityError):
+                SQLModel.metadata.create_all(self.engine, [SQLModel.metadata.tables[str(table.__tablename__)]])
+
+        await self._run(self._writers, make)
 
     async def read(self, work: Callable[[Session], T]) -> T:
         """Run `work` in a session that changes nothing. Raises `Unavailable` where the database is away."""
@@ -61,6 +95,10 @@ class Store:
     async def write(self, work: Callable[[Session], T]) -> T:
         """Run `work` in one transaction: all of it or nothing. Raises `Unavailable` where the database is away."""
         return await self._run(self._writers, lambda: self._in_session(work, commit=True))
+
+    def _make_folder(self) -> None:
+        if self.engine.dialect.name == "sqlite":
+            Path(str(self.engine.url.database)).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     async def close(self) -> None:
         for pool in (self._writers, self._readers):
@@ -118,7 +156,7 @@ def _scripts(actor: str) -> Iterator[ScriptDirectory]:
         yield ScriptDirectory(str(folder), version_locations=[str(folder / actor)])
 
 
-def _engine(actor: str, url: str) -> Engine:
+def _engine(actor: str, url: str, synchronous: str) -> Engine:
     if not url.startswith("sqlite"):
         return create_engine(
             url,
@@ -131,7 +169,7 @@ def _engine(actor: str, url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # sqlite3: transactions are begun by us alone
-        for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in ("busy_timeout=5000", "journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON"):
             cursor = connection.cursor()
             cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
@@ -139,10 +177,8 @@ def _engine(actor: str, url: str) -> Engine:
     return engine
 
 
-def database_url(actor: str, url: str | None, data: Path) -> str:
+def database_url(actor: str, url: str | None, data: Path = Path()) -> str:
     """Return where an actor keeps its tables: `url` (PostgreSQL), or a file of its own below `data`."""
     if url:
         return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
-    folder = data / "sql"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return f"sqlite:///{folder / f'{actor}.sqlite'}"
+    return f"sqlite:///{data / 'sql' / f'{actor}.sqlite'}"

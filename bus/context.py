@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from mcpctl.bus.contract import Committed
+
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
+_committed: ContextVar[list[Committed] | None] = ContextVar("committed", default=None)
 
 
 def new_traceparent() -> str:
@@ -32,6 +35,24 @@ def remaining(limit: float) -> float:
     """Return `limit` seconds, cut to what is left of the request at hand (never below 0)."""
     deadline = _deadline.get()
     return limit if deadline is None else max(0.0, min(limit, deadline - time.monotonic()))
+
+
+def note_committed(committed: Committed) -> None:
+    """Note what the request at hand has changed: its answer names that."""
+    found = _committed.get()
+    if found is not None:
+        found.append(committed)
+
+
+@contextmanager
+def committing() -> Iterator[list[Committed]]:
+    """Collect what `note_committed` is told inside of this, by tasks that are begun in it too."""
+    found: list[Committed] = []
+    before = _committed.set(found)
+    try:
+        yield found
+    finally:
+        _committed.reset(before)
 
 
 @contextmanager

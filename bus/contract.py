@@ -191,11 +191,18 @@ class Changed(Message):
 
 
 class PullChanges(Message):
-    """Ask for what changed after `seq` of `epoch`: the answer renews the asker's lease."""
+    """Ask for what changed after `seq` of `epoch`: the answer renews the asker's lease.
+
+    All that had to end with changes up to `settled` has ended; `ended` tells how many calls and streams that were, by
+    change, since the last pull. `host` says where the asker runs.
+    """
 
     epoch: str
     seq: int
     instance: str
+    host: str = ""
+    settled: int = -1
+    ended: dict[int, int] = Field(default_factory=dict)
 
 
 class Changes(Message):
@@ -207,16 +214,62 @@ class Changes(Message):
     reset: bool = False
 
 
+class Committed(Message):
+    """The numbers of the changes that an actor has made."""
+
+    actor: str
+    epoch: str
+    first: int
+    last: int
+
+
+class GetReceipt(Authorized):
+    """Wait until everybody acts on some changes, up to `wait_ms`, and say who does."""
+
+    committed: Committed
+    wait_ms: int = Field(1500, ge=0, le=10_000)
+
+
+class Follower(Message):
+    """A replica that follows the changes: as which connection, at which host and process.
+
+    `ended` counts the calls and streams that it has ended for them. Unconfirmed, it may go on for `lease_ms` more.
+    """
+
+    caller: str
+    host: str
+    confirmed: bool
+    ended: int
+    lease_ms: int
+
+
+class Receipt(Message):
+    """Who has confirmed that it acts on the changes up to `last`; whose lease has run out can do nothing any more."""
+
+    epoch: str
+    last: int
+    ms: int = Field(0, description="from the commit to the last confirmation")
+    followers: tuple[Follower, ...]
+
+
 @dataclass(frozen=True)
 class Feed:
-    """The numbered changes of one actor: broadcast at once, and pulled every second as a lease."""
+    """The numbered changes of one actor: broadcast at once, and pulled every second as a lease.
+
+    `receipts` says that the actor also keeps who follows, and tells operators who has confirmed a change.
+    """
 
     actor: Role
     followers: tuple[Role, ...]
+    receipts: bool = True
 
     @property
     def pull(self) -> Call[PullChanges, Changes]:
         return Call(f"{self.actor}.changes", PullChanges, Changes, callers=self.followers, timeout=1.0)
+
+    @property
+    def receipt(self) -> Call[GetReceipt, Receipt]:
+        return Call(f"{self.actor}.receipt", GetReceipt, Receipt, callers=("operator",), timeout=15.0)
 
     @property
     def changed(self) -> Event[Changed]:
@@ -228,6 +281,8 @@ def declared(module: ModuleType) -> Iterator[Call[Message, Message] | Event[Mess
     for value in vars(module).values():
         if isinstance(value, Feed):
             yield value.pull  # type: ignore[misc]  # Call[PullChanges, Changes] is a call like any other
+            if value.receipts:
+                yield value.receipt  # type: ignore[misc]
             yield value.changed  # type: ignore[misc]
         elif isinstance(value, Call | Event):
             yield value

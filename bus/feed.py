@@ -7,7 +7,9 @@ before its turn is told at once too, since it may end something, and again in it
 """
 
 import asyncio
+import os
 import secrets
+import socket
 import time
 from collections.abc import Callable
 
@@ -27,6 +29,10 @@ PULL_EVERY = 1.0
 PULL_SOON = 0.2
 """Seconds to the next pull while the lease is short or over: an answer that came late vouches only briefly."""
 
+Ending = asyncio.Future[int] | int | None
+
+HOST = f"{socket.gethostname()}:{os.getpid()}"
+
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -39,15 +45,18 @@ class Follower:
     """One process's view of one feed. `on_change` and `on_reset` are called in the order of the numbers.
 
     A change that is heard before its turn is told twice: at once, and again in its turn. So what `on_change` calls must
-    bear to hear of a change again.
+    bear to hear of a change again. It returns how many calls and streams it has ended, or a task that will; the next
+    pull, which what ends something brings about at once, tells the owner that they have ended.
     """
 
     def __init__(self, bus: Bus, feed: Feed) -> None:
         self.feed = feed
         self.epoch, self.seq = "", -1
-        self.on_change: list[Callable[[Change], None]] = []
+        self.on_change: list[Callable[[Change], Ending]] = []
         self.on_reset: list[Callable[[], None]] = []
         self.on_lapse: list[Callable[[], None]] = []
+        self._ending: dict[asyncio.Future[int], int] = {}
+        self._ended: dict[int, int] = {}
         self._bus = bus
         self._instance = f"{bus.caller}.{secrets.token_hex(6)}"
         self._lease_until = 0.0
@@ -106,8 +115,17 @@ class Follower:
 
     async def _pull(self) -> None:
         sent = now()
-        asked = PullChanges(epoch=self.epoch, seq=self.seq, instance=self._instance)
-        self._apply(asked, await self._bus.call(self.feed.pull, asked))
+        ended, self._ended = self._ended, {}
+        settled = min(self._ending.values(), default=self.seq + 1) - 1
+        asked = PullChanges(
+            epoch=self.epoch, seq=self.seq, instance=self._instance, host=HOST, settled=settled, ended=ended
+        )
+        try:
+            answer = await self._bus.call(self.feed.pull, asked)
+        except BaseException:
+            self._ended = ended | self._ended
+            raise
+        self._apply(asked, answer)
         self._lease_until, self._lapsed = sent + LEASE, False
         if self._expiry is None:
             self._expiry = asyncio.get_running_loop().call_later(self._lease_until - now(), self._expire)
@@ -138,6 +156,8 @@ class Follower:
                 reset()
             for lapse in self.on_lapse if missed else ():
                 lapse()  # what was missed may concern anything that runs
+            if missed:
+                self._pull_now.set()
             return
         for change in answer.changes:
             if change.seq > self.seq:
@@ -159,4 +179,17 @@ class Follower:
 
     def _tell(self, change: Change) -> None:
         for take in self.on_change:
-            take(change)
+            ending = take(change)
+            if isinstance(ending, asyncio.Future):
+                self._ending[ending] = change.seq
+                ending.add_done_callback(self._note_ended)
+            elif ending:
+                self._ended[change.seq] = self._ended.get(change.seq, 0) + ending
+        if change.action != "created":
+            self._pull_now.set()  # somebody may be waiting to hear that it has been acted upon
+
+    def _note_ended(self, ending: "asyncio.Future[int]") -> None:
+        seq = self._ending.pop(ending)
+        if not ending.cancelled() and ending.exception() is None and ending.result():
+            self._ended[seq] = self._ended.get(seq, 0) + ending.result()
+        self._pull_now.set()

@@ -2,14 +2,20 @@
 
 import asyncio
 import ctypes
+import difflib
 import logging
 import os
+import re
+import resource
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
+
+from mcpctl.bus.bearer import masked
+from mcpctl.bus.variables import KNOWN
 
 T = TypeVar("T")
 
@@ -17,6 +23,16 @@ LARGE = 256 * 1024
 """Bytes from which on a piece of memory is asked of the system, and given back to it, by itself."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+LEAST_FILES, ENOUGH_FILES = 512, 65536
+"""Descriptors without which a part does not start, and those that it asks the system for."""
+
+_OF_SERVICE = re.compile(r"MCPCTL_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+"""What a Service named `mcpctl` or `mcpctl-gateway` puts into the environment of every pod of its namespace."""
+
+
+class CannotStart(OSError):
+    """The environment is not one in which a part would work as it was meant to."""
 
 
 def configure_logging() -> None:
@@ -39,6 +55,7 @@ def configure_logging() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *last,
+            _without_bearers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -46,8 +63,36 @@ def configure_logging() -> None:
     )
 
 
+def _without_bearers(_logger: Any, _name: str, line: Any) -> str:
+    """Mask bearers in a line of the log: some repeat what a client has sent."""
+    return masked(line.encode(errors="replace")).decode()
+
+
+def demand_environment(environment: Mapping[str, str]) -> None:
+    """Raise `CannotStart` for a variable that no part reads, and for a limit of open files that is too low."""
+    for name in sorted(environment):
+        if not name.startswith("MCPCTL_") or name in KNOWN or _is_of_others(name, environment[name]):
+            continue
+        near = difflib.get_close_matches(name, KNOWN, 1, cutoff=0.85)
+        raise CannotStart(f"{name} is no setting: {f'did you mean {near[0]}?' if near else 'unset it'}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(hard, ENOUGH_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft != resource.RLIM_INFINITY and soft < LEAST_FILES:
+        raise CannotStart(f"only {soft} files may be open at once: allow {LEAST_FILES} or more (ulimit -n)")
+
+
+def _is_of_others(name: str, value: str) -> bool:
+    """Tell whether a variable is one of the tests, or of Kubernetes."""
+    of_service = _OF_SERVICE.fullmatch(name) is not None or value.startswith(("tcp://", "udp://", "sctp://"))
+    return of_service or name.startswith("MCPCTL_TEST_")
+
+
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, on uvloop where there is one."""
+    """Run a coroutine to its end, on uvloop where there is one. Should the process crash, it leaves no core file."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # bearers are in memory
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:

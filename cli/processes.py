@@ -2,6 +2,7 @@
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,19 @@ from mcpctl.cli.output import DataFormat, print_data, say
 
 run = typer.Typer(cls=Group, rich_markup_mode=None, help="Run one part in this process, against a given bus.")
 
+
+class Durability(StrEnum):
+    """What an acknowledged audit event survives: the end of any process, or a power cut as well."""
+
+    PROCESS = "process"
+    POWER = "power"
+
+
 DataDir = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Folder of databases and keys (default: the user's own).")
+]
+DatabaseUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="PostgreSQL, without a password in it (default: SQLite files).")
 ]
 NatsUrl = Annotated[str | None, typer.Option("--nats-url", metavar="URL", help="The bus (default: $MCPCTL_NATS_URL).")]
 
@@ -35,6 +47,13 @@ def up(
         ),
     ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Add a project with real servers, and a token for it.")] = False,
+    audit_durability: Annotated[
+        Durability,
+        typer.Option(
+            envvar="MCPCTL_AUDIT_DURABILITY",
+            help="What an acknowledged audit event survives: the end of any process, or a power cut too (slower).",
+        ),
+    ] = Durability.PROCESS,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the logs of all parts on stderr too.")] = False,
 ) -> None:
     """Run nats-server, all actors, a router and a gateway on this machine, until Ctrl-C.
@@ -44,11 +63,14 @@ def up(
       mcpctl up
       mcpctl up --demo
       mcpctl up --data /srv/mcpctl --http-host 0.0.0.0 --http-port 8080
+      mcpctl up --audit-durability power
     """  # noqa: D301 - \b keeps the examples' lines apart
     from mcpctl.cli import up as installation  # noqa: PLC0415 - `run` and `version` do without
 
     chosen = data or user_data_path("mcpctl")
-    installation.up(installation.Options(chosen, http_host, http_port, nats_port, demo=demo, verbose=verbose))
+    power_safe = audit_durability is Durability.POWER
+    options = installation.Options(chosen, http_host, http_port, nats_port, demo, verbose, power_safe)
+    installation.up(options)
 
 
 @run.command()
@@ -68,7 +90,7 @@ def gateway(
     Examples:
       mcpctl run gateway --nats-url nats://bus:4222 --nats-token-file /run/secrets/gateway --http-port 3200
     """  # noqa: D301 - \b keeps the examples' lines apart
-    _become(
+    become(
         ["mcpctl.gateway"],
         MCPCTL_NATS_URL=nats_url,
         MCPCTL_NATS_TOKEN_FILE=nats_token_file,
@@ -86,9 +108,7 @@ def actor(
         Path | None, typer.Option(metavar="DIR", help="Folder of the actors' keys for the bus.")
     ] = None,
     data: DataDir = None,
-    database_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="PostgreSQL, without a password in it (default: SQLite files).")
-    ] = None,
+    database_url: DatabaseUrl = None,
     anonymous_edge: Annotated[
         bool | None, typer.Option(help="Admit gateways that present no credential.", show_default=False)
     ] = None,
@@ -105,7 +125,7 @@ def actor(
     unknown = [name for name in names if name not in ACTORS]
     if unknown:
         raise CliError(f'no actor "{unknown[0]}": there are {", ".join(ACTORS)}', USAGE)
-    _become(
+    become(
         ["mcpctl.actors", *names],
         MCPCTL_NATS_URL=nats_url,
         MCPCTL_NATS_KEYS=nats_keys,
@@ -129,7 +149,7 @@ def version(*, output: Annotated[DataFormat, typer.Option("-o", "--output")] = D
         print_data({"mcpctl": mcpctl.__version__, "python": sys.version.split()[0]}, output)
 
 
-def _become(module: list[str], **settings: object) -> None:
+def become(module: list[str], **settings: object) -> None:
     """Replace this process by a module, so that signals and the exit code are the module's own."""
     given = {name: str(value) for name, value in settings.items() if value is not None}
     sys.stdout.flush()

@@ -76,6 +76,8 @@ PAST = {
     "get": "shown by name",
     "delete": "deleted",
     "revoke": "revoked",
+    "freeze": "frozen",
+    "unfreeze": "unfrozen",
     "rotate": "rotated",
     "edit": "edited",
     "label": "labelled",
@@ -142,6 +144,7 @@ RESOURCES = (
         (
             SPEC_NAME,
             Column("SERVERS", lambda p: p.spec.servers),
+            Column("STATE", lambda p: "frozen" if p.frozen_at else "active"),
             AGE,
             Column("DESCRIPTION", lambda p: p.spec.description),
             Column("NAMING", lambda p: p.spec.naming, wide=True),
@@ -154,6 +157,8 @@ RESOURCES = (
             "get": "catalog.get_project",
             "edit": "catalog.edit_project",
             "delete": "catalog.delete_project",
+            "freeze": "catalog.freeze_project",
+            "unfreeze": "catalog.unfreeze_project",
         },
         key=_spec_name,
     ),
@@ -305,6 +310,7 @@ RESOURCES = (
             NAME,
             Column("PROJECT", lambda t: t.project),
             Column("SERVER", lambda t: t.server),
+            Column("STATE", lambda t: t.state),
             Column("DESCRIPTION", lambda t: t.description.partition("\n")[0]),
         ),
         instead={
@@ -315,7 +321,7 @@ RESOURCES = (
             "watch": "each look asks its server; repeat the command",
         },
         lister="mcpctl.cli.tools:list_tools",
-        data=lambda t: {"kind": "tool", "project": t.project, "server": t.server, **t.tool},
+        data=lambda t: {"kind": "tool", "project": t.project, "server": t.server, "state": t.state, **t.tool},
     ),
     Resource(
         "gate",

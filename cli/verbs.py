@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mcpctl.bus.context import committing
 from mcpctl.bus.contracts import catalog, token
 from mcpctl.bus.errors import BusError, NotFound
 from mcpctl.cli.errors import USAGE, CliError
@@ -25,7 +26,13 @@ from mcpctl.cli.finding import (
 from mcpctl.cli.listing import details
 from mcpctl.cli.options import ContextName, LabelSelector, NameOption, Names, Noun, Project
 from mcpctl.cli.output import note, print_details, say
+from mcpctl.cli.receipts import confirm
+from mcpctl.cli.resources import PAST, canonical
 from mcpctl.cli.session import Session, session
+from mcpctl.cli.usage import report_on
+
+CONFIRMED = frozenset({"project", "server", "mcptoken", "user", "group", "serviceaccount", "rbac"})
+"""What agents may be using: that all replicas know of its end is told."""
 
 ACCOUNT_TOKEN = ("serviceaccounttoken", "serviceaccount-token")
 
@@ -44,7 +51,13 @@ def describe(
       mcpctl describe server time
       mcpctl describe mcptoken ci -p demo
       mcpctl describe projects -l team=shop
+      mcpctl describe tool github/create_issue
     """  # noqa: D301 - \b keeps the examples' lines apart
+    if canonical(noun.partition("/")[0]) == "tool":
+        from mcpctl.cli.pins import describe_tools  # noqa: PLC0415 - of tools alone
+
+        asyncio.run(describe_tools([noun, *(names or ())] if "/" in noun else names or (), context))
+        return
     resource, found = targets(noun, names or ())
     if found:
         demand_project(resource, project)
@@ -71,8 +84,8 @@ def delete(
       mcpctl delete projects -l team=shop
       mcpctl delete server/time --ignore-not-found
     """  # noqa: D301 - \b keeps the examples' lines apart
-    wanted = _named(noun, names, project, selector)
-    asyncio.run(_change(wanted, "delete", context, forgiving=ignore_not_found))
+    wanted = named(noun, names, project, selector)
+    asyncio.run(change(wanted, "delete", context, forgiving=ignore_not_found))
 
 
 def revoke(
@@ -80,6 +93,8 @@ def revoke(
     names: Names = None,
     project: Project = None,
     selector: LabelSelector = None,
+    *,
+    report: Annotated[bool, typer.Option("--report", help="Then sum up what they did: tools, outcomes, when.")] = False,
     context: ContextName = None,
 ) -> None:
     """Revoke mcptokens: they work no more and stay listed. Or one bearer of a service account, by its id.
@@ -88,12 +103,22 @@ def revoke(
     Examples:
       mcpctl revoke mcptoken ci -p demo
       mcpctl revoke mcptokens -p demo -l team=shop
+      mcpctl revoke mcptoken ci -p demo --report
       mcpctl revoke serviceaccounttoken build ID
     """  # noqa: D301 - \b keeps the examples' lines apart
     if noun in ACCOUNT_TOKEN:
         asyncio.run(_revoke_account_token(names or (), context))
         return
-    asyncio.run(_change(_named(noun, names, project, selector), "revoke", context))
+    wanted = named(noun, names, project, selector)
+    if report:
+        if not wanted.names or wanted.resource.name != "mcptoken":
+            raise CliError("--report is about mcptokens that are named", USAGE)
+        demand_project(wanted.resource, project)
+    try:
+        asyncio.run(change(wanted, "revoke", context))
+    finally:
+        if report:  # whatever became of the revocation
+            report_on(wanted.names, project, context)
 
 
 async def _revoke_account_token(words: Sequence[str], context: str | None) -> None:
@@ -104,11 +129,13 @@ async def _revoke_account_token(words: Sequence[str], context: str | None) -> No
         )
     name, sha = words
     async with session(context) as opened:
-        await opened.ask(token.revoke_service_account_token, name=name, id=sha)
-    say(f'token of service account "{name}" revoked')
+        with committing() as committed:
+            await opened.ask(token.revoke_service_account_token, name=name, id=sha)
+        say(f'token of service account "{name}" revoked')
+        await confirm(opened, committed)
 
 
-def _named(noun: str, names: Sequence[str] | None, project: str | None, selector: str | None) -> Wanted:
+def named(noun: str, names: Sequence[str] | None, project: str | None, selector: str | None) -> Wanted:
     """Read what must be named, or chosen by its labels. Raises `CliError` where it is neither."""
     resource, found = targets(noun, names or ())
     if not found and selector is None:
@@ -129,23 +156,27 @@ async def _describe(wanted: Wanted, context: str | None) -> None:
     end(failures)
 
 
-async def _change(wanted: Wanted, verb: str, context: str | None, *, forgiving: bool = False) -> None:
+async def change(wanted: Wanted, verb: str, context: str | None, *, forgiving: bool = False) -> None:
     """Do it to each; one that fails does not keep the others from it."""
     resource = wanted.resource
     call = resource.call(verb)
     if wanted.names:
         demand_project(resource, wanted.project)
 
-    async def change(opened: Session, name: str, project: str | None) -> None:
+    async def change_one(opened: Session, name: str, project: str | None) -> None:
         held = await _projects_with(opened, name) if (verb, resource.name) == ("delete", "server") else ()
         try:
-            await opened.ask(call, name=name, project=project)
-            say(f'{resource.name} "{name}" {verb}d')
-            if held:
-                note(f"It was in {'project' if len(held) == 1 else 'projects'} {', '.join(held)}.")
+            with committing() as committed:
+                await opened.ask(call, name=name, project=project)
         except NotFound as error:
             if not forgiving:
                 raise not_found(resource, name, project) from error
+            return
+        say(f'{resource.name} "{name}" {PAST[verb]}')
+        if held:
+            note(f"It was in {'project' if len(held) == 1 else 'projects'} {', '.join(held)}.")
+        if resource.name in CONFIRMED:
+            await confirm(opened, committed)
 
     async with session(context) as opened:
         if wanted.names:
@@ -155,7 +186,7 @@ async def _change(wanted: Wanted, verb: str, context: str | None, *, forgiving: 
             if not meant:
                 await demand_there(opened, wanted.project)
                 note(nothing(wanted))
-        _, failures = await each(opened, meant, lambda pair: change(opened, *pair))
+        _, failures = await each(opened, meant, lambda pair: change_one(opened, *pair))
     end(failures)
 
 

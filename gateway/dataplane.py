@@ -138,6 +138,9 @@ class DataPlane:
                 del self._left[next(iter(self._left))]
             self._left[call.key] = call.router
 
+    def count(self, concerns: Callable[[LiveCall], bool]) -> int:
+        return sum(map(concerns, self._calls.values()))
+
     def end_where(self, concerns: Callable[[LiveCall], bool], failure: BusError) -> None:
         """Fail certain running calls, whatever their router does."""
         for call in list(self._calls.values()):

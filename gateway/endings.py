@@ -34,19 +34,23 @@ class Endings:
         tokens.on_lapse.append(self._lapsed)
         sessions.on_change.append(self._session_changed)
 
-    def _token_changed(self, change: Change) -> None:
+    def _token_changed(self, change: Change) -> int:
         if change.action in ("revoked", "removed"):
-            self._end(lambda p: p.depends_on(change.kind, change.key), Unauthenticated("revoked"))
+            return self._end(lambda p: p.depends_on(change.kind, change.key), Unauthenticated("revoked"))
+        return 0
 
     def _lapsed(self) -> None:
         self._end(lambda _: True, Unavailable("what the caller may do can no longer be confirmed"))
 
-    def _end(self, concerns: Callable[[Principal], bool], failure: BusError) -> None:
+    def _end(self, concerns: Callable[[Principal], bool], failure: BusError) -> int:
+        """End all that certain principals have here, and return how many calls and streams that were."""
+        running = self._plane.count(lambda call: concerns(call.principal))
         self._streams.end_where(concerns, failure)  # first: a listen that fails without it begins anew
         self._listens.end_where(concerns, failure)
         self._logs.drop_where(lambda log: concerns(log.principal))
         self._plane.end_where(lambda call: concerns(call.principal), failure)
         self._requests.end_where(lambda waiting: concerns(waiting.principal), failure)
+        return running
 
     def _session_changed(self, change: Change) -> None:
         if change.kind == "session" and change.action == "removed":

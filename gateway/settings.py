@@ -1,12 +1,15 @@
 """Settings of the gateway's process. It keeps nothing on disk."""
 
+import ssl
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mcpctl.bus.nats_url import is_loopback
 
 
 class GatewaySettings(BaseSettings):
@@ -19,8 +22,18 @@ class GatewaySettings(BaseSettings):
         None, description="A service account's bearer, where the bus asks gateways for one."
     )
     nats_token_file: Path | None = Field(None, description="File with that bearer, instead.")
+    nats_ca: Path | None = Field(
+        None, description="PEM file of the CAs that may have signed the bus's certificate; default the system's."
+    )
     http_host: str = Field("127.0.0.1", description="Address to listen on.")
     http_port: int = Field(3200, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    tls_cert: Path | None = Field(None, description="PEM file of the certificate with which HTTPS is served.")
+    tls_key: Path | None = Field(None, description="PEM file of its key.")
+    tls: Literal["terminated-by-proxy"] | None = Field(
+        None,
+        validate_default=True,
+        description="`terminated-by-proxy`: something in front speaks TLS, for HTTP and for the bus beyond loopback.",
+    )
     public_url: str | None = Field(None, description="URL under which clients reach the gateway; its host is admitted.")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -75,12 +88,37 @@ class GatewaySettings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("tls")
+    @classmethod
+    def _is_encrypted(cls, value: str | None, info: ValidationInfo) -> str | None:
+        certificate, key = info.data.get("tls_cert"), info.data.get("tls_key")
+        if (certificate is None) != (key is None):
+            raise ValueError("MCPCTL_TLS_CERT and MCPCTL_TLS_KEY belong together")
+        host = str(info.data.get("http_host"))
+        if value is None and certificate is None and not is_loopback(host):
+            raise ValueError(
+                f"{host} is beyond loopback: set MCPCTL_TLS_CERT and MCPCTL_TLS_KEY, or MCPCTL_TLS=terminated-by-proxy "
+                "where something in front speaks TLS"
+            )
+        return value
+
     @field_validator("public_url")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
             raise ValueError("must begin with http:// or https:// and name a host")
         return value
+
+    def https(self) -> ssl.SSLContext | None:
+        """Return with what HTTPS is served, None for plain HTTP. Raises `ValueError` where the files are not fit."""
+        if self.tls_cert is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.tls_cert, self.tls_key)
+        except (ssl.SSLError, OSError) as error:
+            raise ValueError(f"cannot use {self.tls_cert} and {self.tls_key}: {error.strerror or error}") from error
+        return context
 
     def bus_bearer(self) -> str:
         """Return the bearer for the bus, or an empty text. Raises `OSError` where its file cannot be read."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from tests import forked
+from tests.postgres import database_url
 
 START_SECONDS = 30
 READY = "Stop with Ctrl-C."
@@ -28,6 +29,9 @@ class Installation:
         self.options = ("--data", str(self.data), "--http-port", str(http_port), *options)
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("MCPCTL_")}
         self.environment["MCPCTL_CONFIG"] = str(folder / "config.yaml")
+        database = database_url()
+        if database is not None:
+            self.environment["MCPCTL_DATABASE_URL"] = database
         self.lines: list[str] = []
         self.process: subprocess.Popen[str] | None = None
 

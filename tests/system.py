@@ -16,6 +16,7 @@ from mcpctl.bus.contracts import catalog, token
 from mcpctl.bus.contracts.rbac import Binding
 from mcpctl.bus.identity import AdmittedIdentity
 from mcpctl.cli.nats_server import NatsServer, free_port
+from tests.postgres import database_url
 
 START_SECONDS = 20
 CONTROL_PLANE = ("token", "rbac", "catalog", "session", "audit")
@@ -44,6 +45,7 @@ class System:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.nats = NatsServer(folder / "nats", free_port())
+        self.database = database_url()
         self.parts: dict[str, Part] = {}
         self.operator: Bus
         self.bearer = ""
@@ -73,10 +75,14 @@ class System:
             "MCPCTL_NATS_KEYS": str(self.nats.keys),
             "MCPCTL_DATA_DIR": str(self.folder / "data"),
             "MCPCTL_BUS_ANONYMOUS_EDGE": "true",
+            "MCPCTL_UPSTREAM_NETWORKS": "loopback",
+            "MCPCTL_STDIO_COMMANDS": "*",
             "MCPCTL_READY_FD": str(write),
             "MCPCTL_LOG_LEVEL": "debug",
             "MCPCTL_LIST_TIMEOUT_MS": "2000",
         }
+        if self.database is not None:
+            environment["MCPCTL_DATABASE_URL"] = self.database
         log = (self.folder / f"{name}.log").open("ab")
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module, *args, env=environment | env, pass_fds=(write,), stderr=log

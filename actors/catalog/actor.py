@@ -8,15 +8,17 @@ from sqlmodel import Session
 
 from mcpctl.actors.catalog import applying, projects, prompts, runtime, sealed_secrets, servers
 from mcpctl.actors.catalog.backup import Backups
+from mcpctl.actors.catalog.pin_calls import PinCalls
 from mcpctl.actors.catalog.prompt_calls import PromptCalls
 from mcpctl.actors.catalog.sealing import Keyring
 from mcpctl.actors.changes import ChangeFeed
+from mcpctl.actors.leases import Leases
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.actor import Actor, Caller, handles
 from mcpctl.bus.connection import Bus, Publisher
 from mcpctl.bus.context import traceparent
-from mcpctl.bus.contract import Applied, Changes, Done, Need, PullChanges
+from mcpctl.bus.contract import Applied, Changes, Done, GetReceipt, Need, PullChanges, Receipt
 from mcpctl.bus.contracts import catalog, rbac, token
 from mcpctl.bus.errors import BusError, Forbidden, NotFound
 
@@ -32,13 +34,14 @@ class Catalog(Actor):
     role = "catalog"
     audited = frozenset(
         f"{verb}_{noun}" for verb in ("create", "edit", "delete") for noun in ("server", "project", "secret")
-    ) | {"create_prompt", "backup", "restore"}
+    ) | {"create_prompt", "freeze_project", "unfreeze_project", "backup", "restore"}
 
     def __init__(self, bus: Bus, settings: ActorSettings) -> None:
         super().__init__(bus)
         self._settings = settings
         url = settings.database_url.get_secret_value() if settings.database_url else None
         self._store = Store(self.role, database_url(self.role, url, settings.data_dir))
+        self._leases = Leases(self.role, url, settings.data_dir)
         self._model = runtime.default_model(settings)
         self._opened = AsyncExitStack()
 
@@ -51,10 +54,12 @@ class Catalog(Actor):
         self._keyring = Keyring.open(path, create=not sealed)
         publisher = await Publisher.connect(self._settings.nats_url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(publisher.close)
-        self._feed = ChangeFeed(self._store, publisher, catalog.feed)
+        self._opened.push_async_callback(self._leases.close)
+        self._feed = ChangeFeed(self._store, publisher, catalog.feed, self._leases)
         await self._feed.open()
         self._prompts = PromptCalls(self, self._store, self._feed)
-        self.parts = (self._prompts, Backups(self._store, self._feed, self._keyring))
+        pin_calls = PinCalls(self, self._store, self._feed)
+        self.parts = (self._prompts, pin_calls, Backups(self._store, self._feed, self._keyring))
 
     async def close(self) -> None:
         await self._opened.aclose()
@@ -116,6 +121,14 @@ class Catalog(Actor):
         await self._revoke_tokens(request.bearer, request.name)
         await self._feed.write(lambda changing: projects.remove(changing, request.name))
         return Done()
+
+    @handles(catalog.freeze_project)
+    async def freeze_project(self, request: catalog.FreezeProject, _caller: Caller) -> catalog.Project:
+        return await self._feed.write(lambda changing: projects.freeze(changing, request.name, frozen=True))
+
+    @handles(catalog.unfreeze_project)
+    async def unfreeze_project(self, request: catalog.UnfreezeProject, _caller: Caller) -> catalog.Project:
+        return await self._feed.write(lambda changing: projects.freeze(changing, request.name, frozen=False))
 
     @handles(catalog.create_secret)
     async def create_secret(self, request: catalog.CreateSecret, _caller: Caller) -> catalog.Secret:
@@ -203,8 +216,13 @@ class Catalog(Actor):
         return await self._store.read(connection)
 
     @handles(catalog.feed.pull)
-    async def changes(self, request: PullChanges, _caller: Caller) -> Changes:
-        return await self._feed.pull(request)
+    async def changes(self, request: PullChanges, caller: Caller) -> Changes:
+        return await self._feed.pull(request, caller.name)
+
+    @handles(catalog.feed.receipt)
+    async def receipt(self, request: GetReceipt, _caller: Caller) -> Receipt:
+        await self.bus.call(token.resolve, token.ResolveBearer(bearer=request.bearer))
+        return await self._feed.receipt(request)
 
     async def _demand_sight(self, request: catalog.Apply) -> None:
         """Raise `Forbidden` for what the bearer may not even see: in the same words whether it is there or not."""

@@ -31,11 +31,15 @@ def default_model(settings: ActorSettings) -> catalog.ModelSpec | None:
 
 
 def view(session: Session, project: str, default: catalog.ModelSpec | None) -> catalog.View:
-    """Return a project's view; `default` is the model for all. Raises `Forbidden` where there is no such project."""
+    """Return a project's view; `default` is the model for all.
+
+    Raises `Forbidden` where there is no such project, or it is frozen.
+    """
     epoch, seq = changes.position(session)
     found = session.get(ProjectRow, project)
     if found is None:
         raise no_access(project)
+    projects.demand_unfrozen(found)
     rows = projects.member_rows(session, project)
     revisions = servers.connection_revisions(session, rows)
     upstreams = tuple(_upstream(row, revisions[row.name]) for row in rows)
@@ -46,6 +50,7 @@ def view(session: Session, project: str, default: catalog.ModelSpec | None) -> c
         servers=upstreams,
         naming=projects.naming_of(found),
         gate=_gate(found, default),
+        pin_tools=found.pin_tools,
         prompts=prompts.index(session, project),
     )
 
@@ -71,8 +76,10 @@ def connection(session: Session, project: str, server: str, keyring: Keyring) ->
 
     Raises `Forbidden` where there is no such project, `NotFound` where it does not hold the server.
     """
-    if session.get(ProjectRow, project) is None:
+    found = session.get(ProjectRow, project)
+    if found is None:
         raise no_access(project)
+    projects.demand_unfrozen(found)
     row = session.get(ServerRow, server)
     if row is None or session.get(MemberRow, (project, server)) is None:
         raise NotFound(f"no server {server} in project {project}")
@@ -90,6 +97,7 @@ def connection(session: Session, project: str, server: str, keyring: Keyring) ->
         headers=_filled(spec.headers, clear),
         command=spec.command,
         env=_filled(spec.env, clear),
+        secrets=tuple(clear.values()),
     )
 
 

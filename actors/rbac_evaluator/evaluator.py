@@ -5,17 +5,19 @@ from dataclasses import replace
 from typing import ClassVar
 
 from mcpctl.actors.changes import ChangeFeed
+from mcpctl.actors.leases import Leases
 from mcpctl.actors.rbac_evaluator.applying import Applying
 from mcpctl.actors.rbac_evaluator.backup import Backups
 from mcpctl.actors.rbac_evaluator.definitions import Definitions
 from mcpctl.actors.rbac_evaluator.policy import Policy, demand_effect
 from mcpctl.actors.rbac_evaluator.questions import Question
+from mcpctl.actors.rbac_evaluator.replaying import Replaying
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.actor import Actor, Caller, handles
 from mcpctl.bus.connection import Bus, Publisher
-from mcpctl.bus.contract import Changes, Done, Need, PullChanges, Role
-from mcpctl.bus.contracts import rbac
+from mcpctl.bus.contract import Changes, Done, GetReceipt, Need, PullChanges, Receipt, Role
+from mcpctl.bus.contracts import rbac, token
 
 
 class RbacEvaluator(Actor):
@@ -37,13 +39,17 @@ class RbacEvaluator(Actor):
         await store.open()
         publisher = await Publisher.connect(settings.nats_url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(publisher.close)
-        self._changes = ChangeFeed(store, publisher, rbac.feed)
+        leases = Leases(self.role, url, settings.data_dir)
+        self._opened.push_async_callback(leases.close)
+        self._changes = ChangeFeed(store, publisher, rbac.feed, leases)
         await self._changes.open()
         self._policy = Policy(store, self.bus)
         self._definitions = Definitions(self._policy, self._changes)
+        applying = Applying(self._policy, self._changes, self.audit)
         self.parts = (
             self._definitions,
-            Applying(self._policy, self._changes, self.audit),
+            applying,
+            Replaying(self._policy, self._changes, applying),
             Backups(store, self._changes),
         )
 
@@ -73,8 +79,13 @@ class RbacEvaluator(Actor):
         return Done()
 
     @handles(rbac.feed.pull)
-    async def pull(self, request: PullChanges, _caller: Caller) -> Changes:
-        return await self._changes.pull(request)
+    async def pull(self, request: PullChanges, caller: Caller) -> Changes:
+        return await self._changes.pull(request, caller.name)
+
+    @handles(rbac.feed.receipt)
+    async def receipt(self, request: GetReceipt, _caller: Caller) -> Receipt:
+        await self.bus.call(token.resolve, token.ResolveBearer(bearer=request.bearer))
+        return await self._changes.receipt(request)
 
     async def _decide(self, bearer: str, question: Question, subject: str | None = None) -> rbac.Verdict:
         where = question.project

@@ -1,11 +1,13 @@
 """The TokenRegistry: its parts, put together."""
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import ClassVar
 
 from argon2 import PasswordHasher
 
 from mcpctl.actors.changes import ChangeFeed
+from mcpctl.actors.leases import Leases
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.actors.token_registry.applying import Applying
@@ -14,7 +16,9 @@ from mcpctl.actors.token_registry.backup import Backups
 from mcpctl.actors.token_registry.bootstrap import Bootstrap
 from mcpctl.actors.token_registry.by_id import ById
 from mcpctl.actors.token_registry.callout import Callout
+from mcpctl.actors.token_registry.connections import Connections
 from mcpctl.actors.token_registry.demands import Guarded
+from mcpctl.actors.token_registry.finding import Finding
 from mcpctl.actors.token_registry.groups import Groups
 from mcpctl.actors.token_registry.introspection import Introspecting
 from mcpctl.actors.token_registry.issuing import Binder, Issuing
@@ -33,11 +37,12 @@ from mcpctl.actors.token_registry.users import Users
 from mcpctl.actors.token_registry.uses import Uses
 from mcpctl.bus.actor import Actor, Caller, event_of, handles
 from mcpctl.bus.bearer import digest
-from mcpctl.bus.connection import Bus, Publisher, connect_nats
-from mcpctl.bus.contract import Changes, Message, PullChanges, Role
+from mcpctl.bus.connection import Bus, Publisher, cancel, connect_nats
+from mcpctl.bus.contract import Changes, GetReceipt, Message, PullChanges, Receipt, Role
 from mcpctl.bus.contracts import rbac, token
 from mcpctl.bus.names import principal_label
 from mcpctl.bus.nats_config import CALLOUT, ISSUER
+from mcpctl.bus.server_connections import ServerConnections
 
 
 class TokenRegistry(Actor):
@@ -86,14 +91,17 @@ class TokenRegistry(Actor):
         await store.open()
         publisher = await Publisher.connect(settings.nats_url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(publisher.close)
-        self._changes = ChangeFeed(store, publisher, token.feed)
+        leases = Leases(self.role, url, settings.data_dir)
+        self._opened.push_async_callback(leases.close)
+        self._changes = ChangeFeed(store, publisher, token.feed, leases)
         await self._changes.open()
         self._records = Records(store, self._changes, self._clock)
         passwords, throttle = Passwords(self._hasher), Throttle()
         self._opened.callback(passwords.close)
         ask, terms, notes = RbacCalls(self.bus), Terms(self.bus), Notes(self.audit)
         uses = Uses(self._records, self.bus)
-        resolving, guarded = Resolving(self._records, uses), Guarded(self._records, ask)
+        self._resolving = resolving = Resolving(self._records, uses)
+        guarded = Guarded(self._records, ask)
         binder = Binder(self._records, ask, self.bus)
         self.parts = (
             resolving,
@@ -108,6 +116,7 @@ class TokenRegistry(Actor):
             Issuing(self._records, ask, binder, terms),
             Rotation(self._records, ask, binder, terms),
             Introspecting(self._records, resolving, ask),
+            Finding(self._records, ask),
             Applying(self._records, guarded, resolving, ask, notes),
             ApplyingTokens(self._records, guarded, resolving, ask, binder, terms, notes),
             Backups(self._records),
@@ -122,13 +131,24 @@ class TokenRegistry(Actor):
         self._opened.push_async_callback(client.close)
         self._opened.push_async_callback(callout.close)
         await callout.serve(client)
+        servers = await ServerConnections.connect(settings.nats_url, self.identity, self.bus.closed.set)
+        self._opened.push_async_callback(servers.close)
+        connections = Connections(self._records, servers, self.bus, self.audit.append_later)
+        self._changes.on_written.append(connections.look)
+        ending = asyncio.create_task(connections.run())
+        self._opened.push_async_callback(cancel, ending)
 
     async def close(self) -> None:
         await self._opened.aclose()
 
     @handles(token.feed.pull)
-    async def pull(self, request: PullChanges, _caller: Caller) -> Changes:
-        return await self._changes.pull(request)
+    async def pull(self, request: PullChanges, caller: Caller) -> Changes:
+        return await self._changes.pull(request, caller.name)
+
+    @handles(token.feed.receipt)
+    async def receipt(self, request: GetReceipt, _caller: Caller) -> Receipt:
+        await self._resolving.find(request.bearer)
+        return await self._changes.receipt(request)
 
     async def who(self, request: Message, verdict: rbac.Verdict | None) -> dict[str, object]:
         """Name the user of a login, a logout and a bootstrap, too: nobody has granted these a right."""

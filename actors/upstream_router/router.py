@@ -19,6 +19,7 @@ from mcpctl.actors.upstream_router.other_routers import OtherRouters
 from mcpctl.actors.upstream_router.own_answers import OwnAnswers
 from mcpctl.actors.upstream_router.owners import Owners
 from mcpctl.actors.upstream_router.passages import Passages
+from mcpctl.actors.upstream_router.pins import Pins
 from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.server_logs import ServerLogs
 from mcpctl.actors.upstream_router.server_states import ServerStates
@@ -27,7 +28,7 @@ from mcpctl.actors.upstream_router.uses import Uses
 from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, Delivery, Tasks
 from mcpctl.bus.contract import PREFIX, Change
-from mcpctl.bus.contracts import catalog, gate
+from mcpctl.bus.contracts import catalog, gate, pins
 from mcpctl.bus.errors import BadRequest, BusError, Cancelled, Forbidden, Internal, Unauthenticated, Unavailable
 from mcpctl.bus.frames import (
     ACCEPT_AFTER,
@@ -40,6 +41,8 @@ from mcpctl.bus.frames import (
     encode,
 )
 from mcpctl.bus.identity import inbox_of
+from mcpctl.bus.misuse import is_callers_own
+from mcpctl.bus.networks import Networks
 
 log = structlog.get_logger()
 
@@ -63,7 +66,7 @@ class UpstreamRouter(Actor):
         self._logs = ServerLogs(self.id, self.audit)
         self._others = OtherRouters(bus, self.id)
         self._upstreams = Upstreams(settings, self._unseal, self._logs, self._others)
-        seal = Seal.of_routers(settings.keys)
+        seal, networks = Seal.of_routers(settings.keys), Networks.parse(settings.upstream_networks)
         self._asking = Asking(self.id, self._upstreams, seal)
         self._listening = Listening()
         self._owners = Owners(bus, self.id)
@@ -80,10 +83,11 @@ class UpstreamRouter(Actor):
             seal,
             self.audit,
             Uses(bus),
-            OwnAnswers(bus, Gate(bus, Passages(bus, self._owners.sessions), self.audit)),
+            OwnAnswers(bus, Gate(bus, Passages(bus, self._owners.sessions), self.audit, networks)),
+            Pins(bus, self._access.catalog),
             settings,
         )
-        self._deciding_again: asyncio.Task[None] | None = None
+        self._deciding_again: asyncio.Task[int] | None = None
         self._narrowings = 0
         self.parts = (self._logs, ServerStates(self.id, self._upstreams))
         self._endpoint = self.service.endpoint("mcp", f"{PREFIX}.mcp.*.*", self.role)
@@ -132,8 +136,8 @@ class UpstreamRouter(Actor):
 
     async def _take(self, msg: Delivery) -> None:
         caller = msg.subject.rpartition(".")[2]
-        if not msg.reply.startswith(inbox_of(caller) + "."):
-            log.warning("request dropped: its reply subject is not its caller's", subject=msg.subject)
+        if not is_callers_own(msg.subject, msg.reply):
+            self.bus.misuse.note(msg.subject)
             return
         try:
             head, body = decode_request(msg.data)
@@ -174,36 +178,53 @@ class UpstreamRouter(Actor):
             if call.prefix == prefix:
                 call.end("cancelled")
 
-    def _end_revoked(self, change: Change) -> None:
-        if change.action in ("revoked", "removed"):
-            for call in self._calls.values():
-                if call.principal is not None and call.principal.depends_on(change.kind, change.key):
-                    call.end("revoked")
-            self._asking.parked.end_where(
-                lambda parked: parked.principal is not None and parked.principal.depends_on(change.kind, change.key)
-            )
-        elif change.action == "changed":
-            self._rights_changed(change)  # a user's groups, say
+    def _end_revoked(self, change: Change) -> "asyncio.Task[int] | int":
+        if change.action == "changed":
+            return self._rights_changed(change)  # a user's groups, say
+        if change.action not in ("revoked", "removed"):
+            return 0
+        self._asking.parked.end_where(
+            lambda parked: parked.principal is not None and parked.principal.depends_on(change.kind, change.key)
+        )
+        ended = [
+            c
+            for c in self._calls.values()
+            if c.principal is not None and c.principal.depends_on(change.kind, change.key)
+        ]
+        for call in ended:
+            call.end("revoked")
+        return len(ended)
 
-    def _rights_changed(self, _change: Change) -> None:
+    def _rights_changed(self, change: Change) -> "asyncio.Task[int] | int":
+        if change.kind == pins.KIND:
+            self._listening.pins_changed(change.key)
+            return 0
         self._narrowings += 1
         self._listening.look_again()
-        if self._calls and (self._deciding_again is None or self._deciding_again.done()):
+        if not self._calls:
+            return 0
+        if self._deciding_again is None or self._deciding_again.done():
             self._deciding_again = self._background.start(self._decide_again())
+        return self._deciding_again
 
     def _gate_changed(self, change: Change) -> None:
         if change.kind == gate.KIND and change.action != "changed":
             self._listening.gate_changed(change.key)
 
-    async def _decide_again(self) -> None:
-        """End the running calls that would not be let in any more; once more if rights change meanwhile."""
-        decided = None
+    async def _decide_again(self) -> int:
+        """End the running calls that would not be let in any more; once more if rights change meanwhile.
+
+        Returns how many those were.
+        """
+        decided, ended = None, 0
         while decided != self._narrowings:
             decided = self._narrowings
             await asyncio.sleep(0)  # the caches drop what the change concerns first
             for call in list(self._calls.values()):
                 if call.principal is not None and not await self._answering.still_allowed(call):
                     call.end("revoked")
+                    ended += 1
+        return ended
 
     def _end_all(self) -> None:
         for call in self._calls.values():

@@ -184,6 +184,7 @@ class ProjectSpec(Message):
     naming: Naming | None = None
     max_token_ttl: Lifetime | None = None
     gate: GateSpec | None = None
+    pin_tools: bool = True
 
     @property
     def max_token_ttl_seconds(self) -> int | None:
@@ -191,11 +192,12 @@ class ProjectSpec(Message):
 
 
 class Project(Message):
-    """A project as the Catalog keeps it: its `naming` is always set."""
+    """A project as the Catalog keeps it: its `naming` is always set. While it is frozen nothing is called in it."""
 
     spec: ProjectSpec
     revision: int
     created_at: datetime
+    frozen_at: datetime | None = None
 
 
 class CreateProject(Authorized):
@@ -235,6 +237,18 @@ class EditProject(Authorized):
 
 class DeleteProject(Authorized):
     """Delete a project. Its tokens lead nowhere from then on."""
+
+    name: Label
+
+
+class FreezeProject(Authorized):
+    """Stop a project: its calls and streams end, and new ones are refused, until it is unfrozen. Its tokens stay."""
+
+    name: Label
+
+
+class UnfreezeProject(Authorized):
+    """Let a frozen project go on."""
 
     name: Label
 
@@ -474,6 +488,7 @@ class View(Message):
     servers: tuple[UpstreamServer, ...]
     naming: Naming | None = None
     gate: GateSpec | None = None
+    pin_tools: bool = True
     prompts: tuple[IndexedPrompt, ...] = ()
 
     @property
@@ -490,13 +505,14 @@ class Unseal(Authorized):
 
 
 class Connection(Message):
-    """How to reach a server. Never logged, never stored."""
+    """How to reach a server. Never logged, never stored. `secrets` are the values in it that were sealed."""
 
     revision: str
     url: str | None = None
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     command: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = Field((), repr=False)
 
 
 class UnsealModel(Authorized):
@@ -594,6 +610,23 @@ delete_project = Call(
     callers=("operator",),
     needs=Need("delete", "projects"),
     http=("DELETE /projects/{name}",),
+)
+
+freeze_project = Call(
+    "catalog.freeze_project",
+    FreezeProject,
+    Project,
+    callers=("operator",),
+    needs=Need("edit", "projects"),
+    http=("POST /projects/{name}/freeze",),
+)
+unfreeze_project = Call(
+    "catalog.unfreeze_project",
+    UnfreezeProject,
+    Project,
+    callers=("operator",),
+    needs=Need("edit", "projects"),
+    http=("POST /projects/{name}/unfreeze",),
 )
 
 create_secret = Call(

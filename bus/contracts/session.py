@@ -167,4 +167,4 @@ keep = Call("session.keep", KeepRouter, Kept, callers=("router",), timeout=1.0)
 ROUTER_LEASE = 5
 """Seconds from the latest `keep` after which a router has lost what it owns."""
 
-feed = Feed("session", followers=("gateway", "router"))
+feed = Feed("session", followers=("gateway", "router"), receipts=False)

@@ -3,6 +3,7 @@
 import orjson
 from aiohttp import web
 
+from mcpctl.bus.bearer import masked
 from mcpctl.bus.errors import BusError, Unauthenticated, Unavailable
 from mcpctl.gateway.authorization import Refused, refusal_of
 from mcpctl.gateway.wire import JSON, Fault
@@ -57,5 +58,5 @@ def empty_answer(headers: dict[str, str] | None = None) -> web.Response:
 
 
 def render(problem: Problem) -> web.Response:
-    body = orjson.dumps({"error": {"code": problem.code, "message": str(problem)}})
+    body = masked(orjson.dumps({"error": {"code": problem.code, "message": str(problem)}}))
     return answer(body, problem.status, problem.headers)

@@ -1,15 +1,12 @@
 """TokenRegistry, RbacEvaluator and Catalog on the real bus, and operators who are admitted as in production."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
-from pydantic import SecretStr
-from sqlalchemy import create_engine, text
 from sqlmodel import SQLModel, select
 
 from mcpctl.actors.catalog import Catalog
@@ -23,6 +20,7 @@ from mcpctl.bus.contracts import catalog, rbac, token
 from mcpctl.bus.contracts.rbac import Binding
 from mcpctl.bus.identity import ActorIdentity, AdmittedIdentity
 from mcpctl.cli.nats_server import NatsServer
+from tests.postgres import database_url
 
 SECRET = "the-secret-of-the-first-start"
 PASSWORD = "correct horse battery staple"
@@ -137,27 +135,13 @@ class ControlPlane:
 
 
 @pytest.fixture
-def postgres_url() -> SecretStr | None:
-    """An empty PostgreSQL database, where `MCPCTL_TEST_DATABASE_URL` names one; else SQLite is used."""
-    url = os.environ.get("MCPCTL_TEST_DATABASE_URL")
-    if url is None:
-        return None
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        for schema in ("token", "rbac", "catalog"):
-            connection.execute(text(f"DROP SCHEMA IF EXISTS {schema} CASCADE"))
-    engine.dispose()
-    return SecretStr(url)
-
-
-@pytest.fixture
-async def plane(nats: NatsServer, tmp_path, postgres_url) -> AsyncIterator[ControlPlane]:
+async def plane(nats: NatsServer, tmp_path) -> AsyncIterator[ControlPlane]:
     (tmp_path / "bootstrap").write_text(SECRET + "\n")
     settings = ActorSettings(
         nats_url=nats.url,
         nats_keys=nats.keys,
         data_dir=tmp_path,
-        database_url=postgres_url,
+        database_url=database_url(),
         bootstrap_file=tmp_path / "bootstrap",
         bus_anonymous_edge=False,
     )

@@ -4,12 +4,13 @@ import asyncio
 import base64
 import json
 import os
-import sqlite3
 import stat
 
 import pytest
+from sqlmodel import select
 
 from mcpctl.actors.catalog import Catalog
+from mcpctl.actors.catalog.rows import TABLES, SecretRow, ServerRow, UseRow
 from mcpctl.actors.catalog.sealing import Keyring, KeyringRefused
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.bus.auditing import AuditWriter
@@ -265,10 +266,11 @@ async def test_a_secret_is_never_shown(actor, root):
 async def test_a_secret_is_sealed_in_the_database(actor, root, plane):
     await root.ask(catalog.create_secret, name="key", value=VALUE)
 
-    files = list((plane.settings.data_dir / "sql").glob("catalog.sqlite*"))
-
-    assert files
-    assert all(VALUE.encode() not in path.read_bytes() for path in files)
+    rows = await actor._store.read(lambda session: [row for table in TABLES for row in session.exec(select(table))])
+    files = [path.read_bytes() for path in (plane.settings.data_dir / "sql").glob("catalog.sqlite*")]
+    assert len(rows) == 1
+    assert VALUE not in repr(rows)
+    assert all(VALUE.encode() not in content for content in files)
 
 
 async def test_a_reference_to_a_secret_that_is_not_there_is_refused(actor, root):
@@ -436,11 +438,14 @@ async def test_a_server_outside_the_project_is_not_unsealed(router, web, root):
 
 
 async def test_a_tampered_secret_is_not_unsealed(router, web, plane):
-    with sqlite3.connect(plane.settings.data_dir / "sql" / "catalog.sqlite") as database:
-        database.execute("INSERT INTO secrets SELECT 'other', key_id, sealed, stamp, 0, 0, '{}' FROM secrets")
-        database.execute("UPDATE server_secrets SET secret = 'other' WHERE server = 'git'")
-        database.execute("UPDATE servers SET spec = replace(spec, 'secret:key', 'secret:other') WHERE name = 'git'")
-    database.close()
+    def swap(session):
+        sealed = session.get(SecretRow, "key")
+        session.add(SecretRow(**sealed.model_dump() | {"name": "other"}))
+        session.flush()
+        use, server = session.get(UseRow, ("git", "key")), session.get(ServerRow, "git")
+        use.secret, server.spec = "other", server.spec.replace("secret:key", "secret:other")
+
+    await plane.catalog._store.write(swap)
 
     with pytest.raises(Unavailable, match="secret other cannot be unsealed"):
         await router.call(catalog.unseal, catalog.Unseal(bearer=web, project="web", server="git"))

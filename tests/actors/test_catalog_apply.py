@@ -6,6 +6,7 @@ import shutil
 import zlib
 
 import pytest
+from pydantic import SecretStr
 
 from mcpctl.actors.catalog import Catalog
 from mcpctl.actors.catalog.sealing import Keyring
@@ -15,6 +16,7 @@ from mcpctl.bus.contracts import catalog, token
 from mcpctl.bus.errors import BadRequest, Conflict, Forbidden, NotFound, Unauthenticated
 from tests.actors import test_catalog
 from tests.actors.test_catalog import http, project, pulled, recorded, start_of_feed
+from tests.postgres import database_url
 
 root, actor, router, user = test_catalog.root, test_catalog.actor, test_catalog.router, test_catalog.user
 
@@ -441,7 +443,9 @@ async def moved(plane, actor):
         if keyring:
             shutil.copy(plane.settings.data_dir / "keys" / "sealing.json", folder / "keys")
         await actor.stop()
-        fresh = Catalog(await plane.actor("catalog"), plane.settings.model_copy(update={"data_dir": folder}))
+        url = database_url()
+        elsewhere = {"data_dir": folder, "database_url": url and SecretStr(url)}
+        fresh = Catalog(await plane.actor("catalog"), plane.settings.model_copy(update=elsewhere))
         await fresh.start()
         started.append(fresh)
 
