@@ -94,7 +94,7 @@ def test_what_is_suggested_allows_what_was_done_and_nothing_else(cli, learner):
     text = cli.ok(*asked)
     remarks, bindings = text.splitlines()[:3], yaml.safe_load(text)["roleBindings"]
 
-    assert remarks[0].startswith("# From 4 allowed calls of mcptoken learner in the last 1h, between ")
+    assert remarks[0].startswith("# From 4 allowed calls of mcptoken learner since 1h, between ")
     assert bindings == [
         {"role": "run", "resource": "tools", "name": "notes/count"},
         {"role": "run", "resource": "tools", "name": "time/get_current_time"},
