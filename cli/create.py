@@ -47,6 +47,7 @@ Groups = Annotated[
 @app.command()
 def project(
     name: NewName,
+    *,
     servers: Annotated[
         list[str] | None, typer.Option("--server", metavar="SERVER", help="Server that it offers; repeatable.")
     ] = None,
@@ -62,6 +63,9 @@ def project(
         GateForm | None,
         typer.Option(help="Brief agents before they act: a call gets the briefing with its result, or is refused."),
     ] = None,
+    pin_tools: Annotated[
+        bool, typer.Option("--pin-tools/--no-pin-tools", help="Keep back tools that their servers change.")
+    ] = True,
     labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
@@ -84,6 +88,7 @@ def project(
         naming=naming,
         max_token_ttl=max_token_ttl,
         gate=None if gate is None else GateSpec(mode=gate.value),
+        pin_tools=pin_tools,
     )
     create_one(catalog.create_project, "project", name, output, context, spec=spec)
 

@@ -86,6 +86,10 @@ def edit(
     gate: Annotated[
         GateChange | None, typer.Option(help="project: what a tool call meets before a briefing; off takes it away.")
     ] = None,
+    pin_tools: Annotated[
+        bool | None,
+        typer.Option("--pin-tools/--no-pin-tools", help="project: keep back tools that their servers change, or not."),
+    ] = None,
     add: Annotated[
         list[str] | None, typer.Option("--add", metavar="KIND:NAME", help="group: a new member, User:ann; repeatable.")
     ] = None,
@@ -129,6 +133,10 @@ def edit(
         if resource.name != "project":
             raise CliError("--gate is for a project", USAGE)
         changes = [gate.change, *(changes or ())]
+    if pin_tools is not None:
+        if resource.name != "project":
+            raise CliError("--pin-tools is for a project", USAGE)
+        changes = [*(changes or ()), f"pinTools={str(pin_tools).lower()}"]
     membership = Membership(*(tuple(given or ()) for given in (add, remove, add_group, remove_group)))
     membership.check(resource)
     if password_stdin and (resource.name != "user" or changes or membership):

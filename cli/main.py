@@ -28,6 +28,7 @@ class Program(LazyGroup):
         Command("freeze", RESOURCES, "Stop projects at once", "mcpctl.cli.freeze:freeze"),
         Command("unfreeze", RESOURCES, "Let frozen projects go on", "mcpctl.cli.freeze:unfreeze"),
         Command("rotate", RESOURCES, "Give an mcptoken a new bearer", "mcpctl.cli.rotate:app"),
+        Command("approve", RESOURCES, "Approve tools that their servers changed", "mcpctl.cli.pins:app"),
         Command("explain", RESOURCES, "Show the fields of a kind of resource", "mcpctl.cli.explain_kind:explain"),
         Command("apply", RESOURCES, "Bring resources to what files say", "mcpctl.cli.apply:apply"),
         Command("export", RESOURCES, "Write a backup of the whole control plane", "mcpctl.cli.backup:export"),

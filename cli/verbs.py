@@ -27,7 +27,7 @@ from mcpctl.cli.listing import details
 from mcpctl.cli.options import ContextName, LabelSelector, NameOption, Names, Noun, Project
 from mcpctl.cli.output import note, print_details, say
 from mcpctl.cli.receipts import confirm
-from mcpctl.cli.resources import PAST
+from mcpctl.cli.resources import PAST, canonical
 from mcpctl.cli.session import Session, session
 from mcpctl.cli.usage import report_on
 
@@ -51,7 +51,13 @@ def describe(
       mcpctl describe server time
       mcpctl describe mcptoken ci -p demo
       mcpctl describe projects -l team=shop
+      mcpctl describe tool github/create_issue
     """  # noqa: D301 - \b keeps the examples' lines apart
+    if canonical(noun.partition("/")[0]) == "tool":
+        from mcpctl.cli.pins import describe_tools  # noqa: PLC0415 - of tools alone
+
+        asyncio.run(describe_tools([noun, *(names or ())] if "/" in noun else names or (), context))
+        return
     resource, found = targets(noun, names or ())
     if found:
         demand_project(resource, project)

@@ -8,6 +8,7 @@ from sqlmodel import Session
 
 from mcpctl.actors.catalog import applying, projects, prompts, runtime, sealed_secrets, servers
 from mcpctl.actors.catalog.backup import Backups
+from mcpctl.actors.catalog.pin_calls import PinCalls
 from mcpctl.actors.catalog.prompt_calls import PromptCalls
 from mcpctl.actors.catalog.sealing import Keyring
 from mcpctl.actors.changes import ChangeFeed
@@ -57,7 +58,8 @@ class Catalog(Actor):
         self._feed = ChangeFeed(self._store, publisher, catalog.feed, self._leases)
         await self._feed.open()
         self._prompts = PromptCalls(self, self._store, self._feed)
-        self.parts = (self._prompts, Backups(self._store, self._feed, self._keyring))
+        pin_calls = PinCalls(self, self._store, self._feed)
+        self.parts = (self._prompts, pin_calls, Backups(self._store, self._feed, self._keyring))
 
     async def close(self) -> None:
         await self._opened.aclose()

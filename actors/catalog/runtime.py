@@ -50,6 +50,7 @@ def view(session: Session, project: str, default: catalog.ModelSpec | None) -> c
         servers=upstreams,
         naming=projects.naming_of(found),
         gate=_gate(found, default),
+        pin_tools=found.pin_tools,
         prompts=prompts.index(session, project),
     )
 

@@ -8,7 +8,7 @@ from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
 from mcpctl.actors.catalog import projects, prompts
-from mcpctl.actors.catalog.rows import MemberRow, SecretRow, ServerRow, UseRow, as_datetime, new_stamp, now_ms
+from mcpctl.actors.catalog.rows import MemberRow, PinRow, SecretRow, ServerRow, UseRow, as_datetime, new_stamp, now_ms
 from mcpctl.actors.catalog.urls import demand_reachable
 from mcpctl.actors.changes import Changing
 from mcpctl.bus.contracts import catalog
@@ -130,6 +130,7 @@ def remove(changing: Changing, name: str) -> None:
     holding = projects.holding(session, name)
     session.exec(delete(MemberRow).where(col(MemberRow.server) == name))
     session.exec(delete(UseRow).where(col(UseRow.server) == name))
+    session.exec(delete(PinRow).where(col(PinRow.server) == name))
     session.delete(row)
     session.flush()
     changing.record("server", name, "removed")

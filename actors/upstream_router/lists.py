@@ -1,7 +1,7 @@
 """Lists: one server's passed through, or those of several merged; never with what the caller may not see."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,7 +113,7 @@ async def list_one(
     try:
         fields = decode_fields(answer.result)
         reason = _excess(member, method, fields, decode_fields(params).get("cursor"))
-        fields[LISTS[method]] = raw([msgspec.Raw(item) for item in _shown(member, access, method, fields)])
+        fields[LISTS[method]] = raw([msgspec.Raw(item) for item in await _shown(member, access, method, fields)])
         if reason is not None:
             meta = decode_fields(fields.get("_meta", b"{}"))
             fields["_meta"] = raw(meta | {UNAVAILABLE: raw({member.server: reason})})
@@ -195,7 +195,7 @@ async def _part(
             return Part(reason=page)
         part.reason = _excess(member, method, page, cursor)
         part.ttl, part.next_cursor = _ttl(page), _next(page)
-        part.items = _shown(member, access, method, page, own)
+        part.items = await _shown(member, access, method, page, own)
     except TimeoutError:
         part.reason = f"server {member.server} did not answer {method} within {timeout:.1f} s"
         if blame:
@@ -224,31 +224,43 @@ async def _page(member: Member, method: str, params: bytes, cursor: msgspec.Raw 
     return f"server {member.server}: {str(said)[:LONGEST_REASON] if said else 'an error without a message'}"
 
 
-async def uncut(member: Member, name: str, timeout: float) -> str | None:
-    """Look a cut tool name up in the server's catalogue; None where it is not there, or cannot be had."""
+async def every_tool(member: Member, timeout: float) -> AsyncIterator[Sequence[msgspec.Raw]]:
+    """Yield all tools of a server, page by page, of which each may take `timeout` seconds. Raises `BusError`."""
     params, cursor = b'{"_meta":{' + MODERN_MEMBERS + b"}}", None
     try:
+        for _ in range(PAGES):
+            page = await _page(member, "tools/list", params, cursor, timeout)
+            if isinstance(page, str):
+                raise BadGateway(page)
+            yield _items(member, "tools/list", page)
+            cursor = _next(page)
+            if cursor is None:
+                return
+    except MALFORMED as error:
+        raise BadGateway(f"server {member.server} answered tools/list with what is no list") from error
+
+
+async def uncut(member: Member, name: str, timeout: float) -> str | None:
+    """Look a cut tool name up in the server's catalogue; None where it is not there, or cannot be had."""
+    try:
         async with asyncio.timeout(timeout):
-            for _ in range(PAGES):
-                page = await _page(member, "tools/list", params, cursor, timeout)
-                if isinstance(page, str):
-                    return None
-                for item in _items(member, "tools/list", page):
-                    original = str(decode_value(decode_fields(item)["name"]))
+            async for items in every_tool(member, timeout):
+                for item in items:
+                    original = _name(item)
                     if member.naming.tool_name(original) == name:
                         return original
-                cursor = _next(page)
-                if cursor is None:
-                    return None
     except (TimeoutError, BusError, *MALFORMED):
         return None
     return None
 
 
-def _shown(member: Member, access: Access, method: str, page: Fields, own: Own = NOTHING_OWN) -> list[bytes]:
-    """Return what the caller may see of a page, under the names that it uses."""
+async def _shown(member: Member, access: Access, method: str, page: Fields, own: Own = NOTHING_OWN) -> list[bytes]:
+    """Return what the caller may see of a page, under the names that it uses. Raises `BusError`."""
     sees = visible(access, member.server, method, own)
-    return [member.naming.item(item) for item in _items(member, method, page) if sees(item)]
+    items = _items(member, method, page)
+    if method == "tools/list" and member.admit is not None:
+        items = await member.admit(items)
+    return [member.naming.item(item) for item in items if sees(item)]
 
 
 def _items(member: Member, method: str, page: Fields) -> list[msgspec.Raw]:

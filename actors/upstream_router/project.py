@@ -1,7 +1,7 @@
 """What a project consists of, for routing: its servers, by the names that a client uses."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded
 from mcpctl.bus.mcp_messages import IMPLEMENTATION, MODERN, SERVER_INFO, capabilities_of, decode_value, encode
 
 RELAYED_CAPABILITIES = ("completions", "logging", "prompts", "resources", "tools")
+Admit = Callable[[Sequence[msgspec.Raw]], Awaitable[list[msgspec.Raw]]]
+
 LISTED = frozenset({"prompts", "resources", "tools"})
 OF_WHOLE_SERVERS = frozenset({"completions", "prompts", "resources"})
 """Capabilities that take `view` on the server: rights on single tools are not enough."""
@@ -39,6 +41,8 @@ class Member:
 
     upstream: Upstream
     naming: Naming
+    admit: Admit | None = None
+    """Keeps back those of its listed tools that are in quarantine, in a project that pins tools."""
 
     @property
     def server(self) -> str:

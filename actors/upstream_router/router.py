@@ -19,6 +19,7 @@ from mcpctl.actors.upstream_router.other_routers import OtherRouters
 from mcpctl.actors.upstream_router.own_answers import OwnAnswers
 from mcpctl.actors.upstream_router.owners import Owners
 from mcpctl.actors.upstream_router.passages import Passages
+from mcpctl.actors.upstream_router.pins import Pins
 from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.server_logs import ServerLogs
 from mcpctl.actors.upstream_router.server_states import ServerStates
@@ -27,7 +28,7 @@ from mcpctl.actors.upstream_router.uses import Uses
 from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, Delivery, Tasks
 from mcpctl.bus.contract import PREFIX, Change
-from mcpctl.bus.contracts import catalog, gate
+from mcpctl.bus.contracts import catalog, gate, pins
 from mcpctl.bus.errors import BadRequest, BusError, Cancelled, Forbidden, Internal, Unauthenticated, Unavailable
 from mcpctl.bus.frames import (
     ACCEPT_AFTER,
@@ -83,6 +84,7 @@ class UpstreamRouter(Actor):
             self.audit,
             Uses(bus),
             OwnAnswers(bus, Gate(bus, Passages(bus, self._owners.sessions), self.audit, networks)),
+            Pins(bus, self._access.catalog),
             settings,
         )
         self._deciding_again: asyncio.Task[int] | None = None
@@ -193,7 +195,10 @@ class UpstreamRouter(Actor):
             call.end("revoked")
         return len(ended)
 
-    def _rights_changed(self, _change: Change) -> "asyncio.Task[int] | int":
+    def _rights_changed(self, change: Change) -> "asyncio.Task[int] | int":
+        if change.kind == pins.KIND:
+            self._listening.pins_changed(change.key)
+            return 0
         self._narrowings += 1
         self._listening.look_again()
         if not self._calls:

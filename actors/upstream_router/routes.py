@@ -137,6 +137,15 @@ def refused(method: str, route: Route) -> Answer:
     return Answer(result=None, error=error_body(INVALID_PARAMS, f"Unknown {noun}: {(name or '')[:SHOWN]}"))
 
 
+def quarantined(server: str, tool: str, asked: Params) -> Route:
+    """Return what is said to a caller who may call a tool that is in quarantine."""
+    refusal = (
+        f"tool {str(asked.name)[:SHOWN]} is in quarantine: its server describes it in another way than before, and "
+        f"nobody has approved that yet (mcpctl approve tool {server}/{tool[:SHOWN]})"
+    )
+    return Route(None, tool, b"", f"tool {server}/{tool} is in quarantine: its definition changed", refusal)
+
+
 def rename_result(member: Member, method: str, answer: Answer, asked: Params) -> Answer:
     """Put the client's names into a result or an error of one of several servers."""
     if not member.naming.prefixed:

@@ -184,6 +184,7 @@ class ProjectSpec(Message):
     naming: Naming | None = None
     max_token_ttl: Lifetime | None = None
     gate: GateSpec | None = None
+    pin_tools: bool = True
 
     @property
     def max_token_ttl_seconds(self) -> int | None:
@@ -487,6 +488,7 @@ class View(Message):
     servers: tuple[UpstreamServer, ...]
     naming: Naming | None = None
     gate: GateSpec | None = None
+    pin_tools: bool = True
     prompts: tuple[IndexedPrompt, ...] = ()
 
     @property

@@ -8,7 +8,7 @@ import pytest
 def test_tools_are_listed_with_their_servers_under_the_names_that_agents_call(cli):
     lines = cli.ok("get", "tools", "-p", "demo").splitlines()
 
-    assert lines[0].split() == ["NAME", "PROJECT", "SERVER", "DESCRIPTION"]
+    assert lines[0].split() == ["NAME", "PROJECT", "SERVER", "STATE", "DESCRIPTION"]
     rows = {line.split()[0]: line.split()[2] for line in lines[1:]}
     assert rows["time__get_current_time"] == "time"
     assert rows["notes__count"] == "notes"
