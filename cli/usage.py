@@ -10,8 +10,9 @@ import typer
 
 from mcpctl.bus.contracts import audit
 from mcpctl.bus.contracts.audit import Filter, Use
+from mcpctl.bus.errors import DeadlineExceeded
 from mcpctl.cli.audit_filters import Since, Token, TokenSha, Until, chosen
-from mcpctl.cli.errors import USAGE, CliError
+from mcpctl.cli.errors import UNAVAILABLE, USAGE, CliError
 from mcpctl.cli.options import ContextName, Project
 from mcpctl.cli.output import DataFormat, note, print_data, print_table, say
 from mcpctl.cli.session import Session, session
@@ -66,7 +67,10 @@ async def counted(opened: Session, wanted: Filter, project: str | None, **more: 
     end: int | None = None
     while True:
         asked = {"filter": wanted, "project": project, "limit": PAGE, "offset": len(found), "end": end, **more}
-        page = await opened.ask(audit.usage, **asked)
+        try:
+            page = await opened.ask(audit.usage, **asked)
+        except DeadlineExceeded as error:
+            raise CliError(f"{error}: there is too much in the ledger, choose a shorter time", UNAVAILABLE) from error
         found += page.items
         end = page.end
         if not page.more:
