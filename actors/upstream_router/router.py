@@ -12,7 +12,7 @@ from mcpctl.actors.upstream_router.access import AccessCache
 from mcpctl.actors.upstream_router.answering import Answering
 from mcpctl.actors.upstream_router.asking import Asking, Moved
 from mcpctl.actors.upstream_router.beats import Beats
-from mcpctl.actors.upstream_router.call import Call
+from mcpctl.actors.upstream_router.call import LISTEN, Call
 from mcpctl.actors.upstream_router.gate import Gate
 from mcpctl.actors.upstream_router.listening import Listening
 from mcpctl.actors.upstream_router.other_routers import OtherRouters
@@ -43,7 +43,6 @@ from mcpctl.bus.identity import inbox_of
 
 log = structlog.get_logger()
 
-LISTEN = "subscriptions/listen"
 CALLS = 4096
 """Calls at once at the most; one more is told that the router is busy."""
 
@@ -247,6 +246,7 @@ class UpstreamRouter(Actor):
         if fault is None and moved is None and call.ending is not None:
             fault = _FAULT_OF[call.ending]  # the cancellation met the answer: the answer came too late
         accepting.cancel()
+        call.leave()
         for task in accepted:
             task.cancel()
         self._calls.pop(call.reply, None)
@@ -277,6 +277,7 @@ _FAULT_OF: dict[str, BusError] = {
     "stopping": Unavailable("the router is stopping"),
     "cancelled": Cancelled("the call was cancelled"),
     "revoked": Unauthenticated("revoked"),
+    "expired": Unauthenticated("expired"),
     "lapsed": Unavailable("what the caller may do can no longer be confirmed"),
     "stuck": Unavailable("the reader of this call did not keep up"),
 }
