@@ -96,16 +96,16 @@ class Answering:
             return await self._answer_listen(call, access, project, asked)
         return Answer(result=None, error=error_body(METHOD_NOT_FOUND, f"Method not found: {method}"))
 
-    async def still_allowed(self, call: Call) -> bool:
-        """Decide a running call again. What cannot be asked now is left to the lease."""
+    async def refusal(self, call: Call) -> BusError | None:
+        """Return why a running call may not go on, decided again. Raises `BusError` where that cannot be asked."""
         try:
             access = await self._access.of(call.head.bearer, call.head.project)
             project = self._project(access, call.head.server)
-        except (Unauthenticated, Forbidden):
-            return False
-        except BusError:
-            return True
-        return call.permitted is None or call.permitted(access, project)
+        except (Unauthenticated, Forbidden) as refusal:
+            return refusal
+        if call.permitted is None or call.permitted(access, project):
+            return None
+        return Forbidden("the right to this call was taken away")
 
     async def _resolve(self, call: Call) -> Access:
         try:

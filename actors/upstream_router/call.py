@@ -35,6 +35,8 @@ class Call:
         """Decides the call again, when rights change while it runs."""
         self.principal: Principal | None = None
         self.ending: Literal["cancelled", "revoked", "expired", "lapsed", "stuck", "stopping"] | None = None
+        self.refusal: BusError | None = None
+        """Why a call that has been decided again may not go on."""
         self.task: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self.progress_token: bytes | None = None
@@ -45,11 +47,13 @@ class Call:
         self._waiting_bytes = 0
         self._pump: asyncio.Task[None] | None = None
 
-    def end(self, why: Literal["cancelled", "revoked", "expired", "lapsed", "stuck", "stopping"]) -> None:
-        """End the call from outside: its task is cancelled, and that cancels the upstream."""
-        if self.ending is None and self.task is not None:
-            self.ending = why
-            self.task.cancel()
+    def end(self, why: Literal["cancelled", "revoked", "expired", "lapsed", "stuck", "stopping"]) -> bool:
+        """End the call from outside: its task is cancelled, and that cancels the upstream. Return False if it ends."""
+        if self.ending is not None or self.task is None:
+            return False
+        self.ending = why
+        self.task.cancel()
+        return True
 
     def end_with_bearer(self, principal: Principal) -> None:
         """End the call when its bearer expires, if that is before its time is over."""

@@ -43,6 +43,9 @@ from mcpctl.bus.identity import inbox_of
 
 log = structlog.get_logger()
 
+DECIDE_AFTER = 0.2
+"""Seconds until running calls are decided again that could not be."""
+
 CALLS = 4096
 """Calls at once at the most; one more is told that the router is busy."""
 
@@ -181,14 +184,12 @@ class UpstreamRouter(Actor):
         self._asking.parked.end_where(
             lambda parked: parked.principal is not None and parked.principal.depends_on(change.kind, change.key)
         )
-        ended = [
+        concerned = [
             c
             for c in self._calls.values()
             if c.principal is not None and c.principal.depends_on(change.kind, change.key)
         ]
-        for call in ended:
-            call.end("revoked")
-        return len(ended)
+        return sum(call.end("revoked") for call in concerned)
 
     def _rights_changed(self, _change: Change) -> "asyncio.Task[int] | int":
         self._narrowings += 1
@@ -212,10 +213,16 @@ class UpstreamRouter(Actor):
         while decided != self._narrowings:
             decided = self._narrowings
             await asyncio.sleep(0)  # the caches drop what the change concerns first
-            for call in list(self._calls.values()):
-                if call.principal is not None and not await self._answering.still_allowed(call):
-                    call.end("revoked")
-                    ended += 1
+            for call in [c for c in self._calls.values() if c.principal is not None and c.ending is None]:
+                try:
+                    call.refusal = await self._answering.refusal(call)
+                except BusError:
+                    decided = None  # nothing is confirmed until that is known, or the lease ends the call
+                    continue
+                if call.refusal is not None:
+                    ended += call.end("revoked")
+            if decided is None:
+                await asyncio.sleep(DECIDE_AFTER)
         return ended
 
     def _end_all(self) -> None:
@@ -239,12 +246,12 @@ class UpstreamRouter(Actor):
         except Moved as move:
             moved = move
         except asyncio.CancelledError:
-            fault = _FAULT_OF[call.ending or "stopping"]
+            fault = _fault_of(call)
         except Exception:
             log.exception("call failed", method=call.head.method, project=call.head.project)
             fault = Internal("internal error; the router's log has the details")
         if fault is None and moved is None and call.ending is not None:
-            fault = _FAULT_OF[call.ending]  # the cancellation met the answer: the answer came too late
+            fault = _fault_of(call)  # the cancellation met the answer: the answer came too late
         accepting.cancel()
         call.leave()
         for task in accepted:
@@ -271,6 +278,10 @@ class UpstreamRouter(Actor):
 
 def _is_request(head: Request, cancel: Cancel) -> bool:
     return (head.session, head.request_id) == (cancel.session, cancel.request_id)
+
+
+def _fault_of(call: Call) -> BusError:
+    return call.refusal if call.refusal is not None else _FAULT_OF[call.ending or "stopping"]
 
 
 _FAULT_OF: dict[str, BusError] = {
