@@ -34,7 +34,8 @@ class Catalog(Actor):
     role = "catalog"
     audited = frozenset(
         f"{verb}_{noun}" for verb in ("create", "edit", "delete") for noun in ("server", "project", "secret")
-    ) | {"create_prompt", "freeze_project", "unfreeze_project", "backup", "restore"}
+    ) | {"create_prompt", "approve_tools", "freeze_project", "unfreeze_project", "backup", "restore"}
+    urgent = frozenset({"freeze_project"})
 
     def __init__(self, bus: Bus, settings: ActorSettings) -> None:
         super().__init__(bus)
