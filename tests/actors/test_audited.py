@@ -41,6 +41,7 @@ NO_DECISION = {
     "resolving and deciding, on behalf of a call that has its own event": {
         "token.resolve",
         "token.find_principal",
+        "token.find_principals",
         "rbac.check",
         "rbac.scope",
         "rbac.check_ceiling",
