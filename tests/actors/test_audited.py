@@ -67,6 +67,7 @@ NO_DECISION = {
         "session.note_reading",
     },
     "part of a change that has an event of its own": {"rbac.unbind"},
+    "telling who has confirmed a change": {"token.receipt", "rbac.receipt", "catalog.receipt"},
     "the change feeds": {"token.changes", "rbac.changes", "catalog.changes", "session.changes"},
 }
 
