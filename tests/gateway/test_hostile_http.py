@@ -373,7 +373,7 @@ async def test_a_client_that_takes_its_time_is_cut_and_a_stream_is_not(system, t
 
 
 async def take_slowly(url, bearer, size):
-    """Have 8 MB sent (the text is in them twice), read at most so many bytes of it every 0.03 s, and return how many came."""
+    """Have 8 MB sent, read at most so many bytes of them every 0.03 s, and return how many came."""
     body = json.dumps(modern("tools/call", name="big", arguments={"size": 4_000_000})).encode()
     sent = request(bearer, "Mcp-Name: big", body=body).replace(b"tools/list\r\n", b"tools/call\r\n", 1)
     sock = socket.socket()
