@@ -4,6 +4,7 @@ import asyncio
 import os
 
 import pytest
+from sqlmodel import select
 
 from mcpctl.actors.catalog.rows import SecretRow
 from mcpctl.actors.upstream_router.request_state import KEYRING, Seal
@@ -37,7 +38,7 @@ async def test_secrets_open_while_their_key_is_rotated_and_the_old_one_goes_once
             opened.append((await router.call(catalog.unseal, asked)).headers["x-key"])
 
     async def sealed_with():
-        return {row.name: row.key_id for row in await actor._store.read(lambda s: s.query(SecretRow).all())}
+        return {row.name: row.key_id for row in await actor._store.read(lambda s: s.exec(select(SecretRow)).all())}
 
     before = await root.ask(catalog.get_secret, name="key")
     revision = (await router.call(catalog.unseal, asked)).revision

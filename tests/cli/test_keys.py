@@ -8,7 +8,7 @@ PROGRAM = Path(__file__).parents[2] / "docs/examples/changing_server.py"
 
 def test_the_sealing_key_is_rotated_and_retired_while_everything_runs(cli):
     data = ("--data", str(cli.data))
-    cli.ok("create", "secret", "says", "--from-stdin", stdin="Greet.")
+    cli.ok("create", "secret", "says", stdin="Greet.")
     cli.ok("create", "server", "keyed", "--command", f"{sys.executable} {PROGRAM}", "--env", "SAYS=secret:says")
     cli.ok("create", "project", "keyed", "--server", "keyed")
     assert "Greet." in cli.ok("get", "tools", "-p", "keyed")
