@@ -71,7 +71,9 @@ class ActorSettings(BaseSettings):
         "arguments with which the command must begin. `*` is any command; `mcpctl up` says that.",
     )
     stdio_memory_limit: int = Field(
-        4 << 30, ge=0, description="Longest data segment of each process of a stdio server, in bytes; 0 sets no limit."
+        4 << 30,
+        ge=0,
+        description="Largest data segment (`RLIMIT_DATA`) of a stdio server's process, in bytes; 0 sets no limit.",
     )
     stdio_files_limit: int = Field(
         1024, ge=16, description="Files that each process of a stdio server may have open at once."

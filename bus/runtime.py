@@ -17,6 +17,8 @@ import structlog
 from mcpctl.bus.bearer import masked
 from mcpctl.bus.variables import KNOWN
 
+log = structlog.get_logger()
+
 T = TypeVar("T")
 
 LARGE = 256 * 1024
@@ -61,6 +63,14 @@ def configure_logging() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    logging.basicConfig(handlers=[_OfLibraries()], level=logging.WARNING)
+
+
+class _OfLibraries(logging.Handler):
+    """Sends what libraries log the same way: aiohttp repeats a line that it cannot read, and the bearer in it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
 
 
 def _without_bearers(_logger: Any, _name: str, line: Any) -> str:

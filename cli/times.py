@@ -33,7 +33,7 @@ def parse_ttl(text: str | None) -> dict[str, Any]:
     if text == "never":
         return {"never_expires": True}
     if not _DURATION.fullmatch(text):
-        return {"expires_at": _moment(text)}
+        return {"expires_at": _moment(text, "30d, 12h, 2027-01-31, 2027-01-31T12:00Z or never")}
     seconds = parse_duration(text)
     if seconds == 0:
         raise CliError("what lives for no time cannot be used: write 30d, 12h or never", USAGE)
@@ -50,20 +50,17 @@ def parse_past(text: str) -> datetime:
             return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
         except OverflowError as error:
             raise CliError(f"{text!r} is before all time", USAGE) from error
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError) as error:
-        raise CliError(f"{text!r} is no time: write 30d, 12h, 2027-01-31 or 2027-01-31T12:00Z", USAGE) from error
+    return _moment(text, "30d, 12h, 2027-01-31 or 2027-01-31T12:00Z")
 
 
-def _moment(text: str) -> datetime:
+def _moment(text: str, wanted: str) -> datetime:
     try:
         given = datetime.fromisoformat(text)
         moment = given.astimezone()
         if given.tzinfo is None and _is_ambiguous(given):
             raise CliError(f"{text!r} comes twice or never, since clocks are changed then: write it with Z", USAGE)
     except (ValueError, OverflowError) as error:
-        raise CliError(f"{text!r} is no time: write 30d, 12h, 2027-01-31, 2027-01-31T12:00Z or never", USAGE) from error
+        raise CliError(f"{text!r} is no time: write {wanted}", USAGE) from error
     return moment
 
 

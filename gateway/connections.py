@@ -190,6 +190,8 @@ class Connection(web.RequestHandler):
             head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {JSON}\r\nConnection: close\r\n"
             retry = "Retry-After: 1\r\n" if status == 429 else ""
             wire.write(f"{head}{retry}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        if self._task_handler is not None:  # it may have been given the request already
+            self._task_handler.cancel()
         self.force_close()
         if wire is not None:
             wire.close()

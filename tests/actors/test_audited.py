@@ -41,6 +41,7 @@ NO_DECISION = {
     "resolving and deciding, on behalf of a call that has its own event": {
         "token.resolve",
         "token.find_principal",
+        "token.find_principals",
         "rbac.check",
         "rbac.scope",
         "rbac.check_ceiling",
@@ -66,6 +67,7 @@ NO_DECISION = {
         "session.note_reading",
     },
     "part of a change that has an event of its own": {"rbac.unbind"},
+    "telling who has confirmed a change": {"token.receipt", "rbac.receipt", "catalog.receipt"},
     "the change feeds": {"token.changes", "rbac.changes", "catalog.changes", "session.changes"},
 }
 

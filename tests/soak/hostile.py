@@ -31,6 +31,7 @@ SETTLED_WITHIN = 90.0
 """Seconds that the last of what was begun may take to end."""
 
 GOOD = 4
+RETRIES = 10
 EVERY = 0.05
 """Seconds between two calls of one good client."""
 
@@ -54,7 +55,9 @@ class GoodClients:
                 began = time.monotonic()
                 try:
                     status, said = await self._ask(http, sent, text)
-                    if status == 503:
+                    for _ in range(RETRIES):
+                        if status != 503:
+                            break
                         self.retried += 1
                         await asyncio.sleep(1)
                         status, said = await self._ask(http, sent, text)
