@@ -160,13 +160,24 @@ class _Client(Client):
         await super()._process_info(info, initial_connection)
 
     async def _process_connect_init(self) -> None:
-        await super()._process_connect_init()
-        if self._status != Client.CONNECTED:
-            # While nobody answers the auth callout the server's own PING comes first, which nats-py takes for a yes.
-            await cancel(*filter(None, (self._reading_task, self._ping_interval_task, self._flusher_task)))
-            if self._transport is not None:
-                self._transport.close()
-            raise Error("no answer to the authorization request")
+        transport: Any = self._transport
+        read, lines = transport.readline, 0
+
+        async def readline() -> bytes:
+            # While the auth callout is not answered the server's own PING may come, which nats-py takes for a yes.
+            nonlocal lines
+            while (line := await read()).startswith(b"PING"):
+                transport.write(b"PONG\r\n")
+            lines += 1
+            return bytes(line)
+
+        transport.readline = readline
+        try:
+            await super()._process_connect_init()
+        except TimeoutError as error:
+            raise Error("no answer to the authorization request" if lines else "no greeting") from error
+        finally:
+            transport.readline = read
 
     async def _flush_pending(self, force_flush: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
         with cancellation_kept():

@@ -101,7 +101,7 @@ async def read_nothing(attack: Attack) -> None:
     reader, writer = await attack.connect()
     try:
         writer.transport.pause_reading()
-        writer.write(attack.called("big", size=6_000_000))
+        writer.write(attack.called("big", size=4_000_000))
         await asyncio.sleep(20)
     finally:
         writer.transport.abort()
