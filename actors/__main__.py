@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import os
 import signal
 import sys
 from typing import Protocol
@@ -14,8 +15,7 @@ from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, first_fault
 from mcpctl.bus.contract import Role
 from mcpctl.bus.errors import BusError
-from mcpctl.bus.identity import ActorIdentity
-from mcpctl.bus.runtime import configure_logging, run_loop, tell_ready
+from mcpctl.bus.runtime import configure_logging, demand_environment, give_back_memory, run_loop, tell_ready
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ async def serve(roles: list[Role], settings: ActorSettings) -> int:
     running: list[Actor] = []
     try:
         for role in roles:
-            bus = await Bus.connect(settings.nats_url, ActorIdentity(role, settings.keys), patience=BUS_PATIENCE)
+            bus = await Bus.connect(settings.nats_url, settings.identity(role), patience=BUS_PATIENCE)
             actor = _class_of(role)(bus, settings)
             await actor.start()
             running.append(actor)
@@ -84,14 +84,16 @@ def main(names: list[str]) -> int:
         print(f"Error: {what}: name some of {', '.join(ACTORS)}", file=sys.stderr)
         return 2
     configure_logging()
+    give_back_memory()
     try:
+        demand_environment(os.environ)
         return run_loop(serve(roles, ActorSettings()))
     except ValidationError as error:
         name, _, fault = first_fault(error).partition(": ")
         print(f"Error: setting MCPCTL_{name.upper()}: {fault}", file=sys.stderr)
     except OSError as error:
         print(f"Error: {error.filename}: {error.strerror}" if error.filename else f"Error: {error}", file=sys.stderr)
-    except BusError as error:
+    except (BusError, ValueError) as error:
         print(f"Error: {error}", file=sys.stderr)
     return 1
 

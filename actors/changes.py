@@ -92,6 +92,8 @@ class ChangeFeed:
 
     def __init__(self, store: Store, publisher: Publisher, feed: Feed, leases: Leases) -> None:
         self._store, self._publisher, self._feed, self._leases = store, publisher, feed, leases
+        self.on_written: list[Callable[[list[Change]], None]] = []
+        """called with the changes of each transaction, here and not at other replicas"""
 
     async def open(self) -> None:
         """Make the counter row at the very first start."""
@@ -117,6 +119,8 @@ class ChangeFeed:
         if changing.recorded:
             first, last = changing.recorded[0].seq, changing.recorded[-1].seq
             note_committed(Committed(actor=self._feed.actor, epoch=changing.epoch, first=first, last=last))
+        for written in self.on_written:
+            written(changing.recorded)
         return result
 
     async def rehearse(self, work: Callable[[Changing], T]) -> T:

@@ -17,7 +17,7 @@ from mcpctl.bus.connection import Bus
 from mcpctl.bus.context import traceparent
 from mcpctl.bus.contract import Authorized, Call, Message, Need, Role
 from mcpctl.bus.contracts import rbac
-from mcpctl.bus.errors import BusError, Forbidden, Internal
+from mcpctl.bus.errors import BusError, Forbidden, Internal, Unavailable
 from mcpctl.bus.identity import ActorIdentity
 from mcpctl.bus.service import Endpoint, Service
 
@@ -60,10 +60,13 @@ class Actor:
 
     role: ClassVar[Role]
     audited: ClassVar[frozenset[str]] = frozenset()
+    urgent: ClassVar[frozenset[str]] = frozenset()
+    """Audited verbs that only take away, as those do that need `delete`: done even while they cannot be recorded."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.audit = AuditWriter(bus.client, bus.caller)
+        bus.misuse.tell = lambda event: self.audit.append_later({"kind": "bus"} | event)
         self.service = Service(self.role, (type(self).__doc__ or "").partition("\n")[0])
         self.parts: tuple[object, ...] = ()
         """What else holds handlers, one noun each; set by `open`."""
@@ -133,6 +136,7 @@ class Actor:
                     _granted(verdict)
                     if call.needs.beside is not None:
                         await self.authorize(request.bearer, call.needs.beside, None, None)
+                    self._check_audit(call, call.needs)
                 answer: Message = await handler(request, Caller(caller, verdict))
             except BusError as error:
                 await self._note(call, request, verdict, error)
@@ -146,6 +150,12 @@ class Actor:
             return answer
 
         await self.bus.serve(call, guarded)
+
+    def _check_audit(self, call: Call[Any, Any], needs: Need) -> None:
+        """Refuse to begin what could not be recorded now. What only takes away is done all the same, recorded late."""
+        gives = call.verb in self.audited - self.urgent and needs.verb != "delete"
+        if gives and not self.audit.healthy:
+            raise Unavailable("the audit stream does not acknowledge events: nothing was changed")
 
     async def _note(
         self, call: Call[Any, Any], request: Message, verdict: rbac.Verdict | None, error: BusError | None
@@ -166,9 +176,11 @@ class Actor:
         }
         if error is None:
             await self.audit.append(event)
-        else:
+        elif self.audit.healthy:
             with suppress(BusError):
                 await self.audit.append(event)
+        else:
+            self.audit.append_later(event)  # the refusal need not wait for what it is about
 
 
 def _granted(verdict: rbac.Verdict) -> rbac.Verdict:

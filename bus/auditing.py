@@ -1,7 +1,8 @@
 """Appending audit events to the stream: many at a time, acknowledged by JetStream, never silently lost.
 
 The events of one turn of the event loop travel in one message. A batch without acknowledgement is sent again
-under the same message id (the stream drops duplicates) as long as somebody waits for it.
+under the same message id (the stream drops duplicates) as long as somebody waits for it, and then until the stream
+is back: what was decided is recorded late rather than never, and until then no new call begins.
 """
 
 import asyncio
@@ -11,8 +12,9 @@ import time
 import orjson
 import structlog
 from nats.aio.client import Client
-from nats.errors import Error
+from nats.errors import Error, MaxPayloadError
 
+from mcpctl.bus.bearer import masked
 from mcpctl.bus.contracts import audit
 from mcpctl.bus.errors import Unavailable
 
@@ -22,7 +24,13 @@ ATTEMPT = 1.0
 """Seconds to wait for one acknowledgement before the batch is sent again."""
 
 PATIENCE = 10.0
-"""Seconds after which a batch is given up and its waiters are told."""
+"""Seconds after which those who wait for a batch are told that it is not acknowledged."""
+
+KEPT = 500
+"""Batches in flight, as far as those that nobody waits for any more are sent on."""
+
+LATER = 1.0
+"""Seconds before such a batch is sent again."""
 
 PAUSE = 0.05
 """Seconds before a refused batch is sent again."""
@@ -31,6 +39,8 @@ LINGER = 0.02
 """Seconds that an event waits for company when nobody waits for it."""
 
 BATCH_BYTES = 512 * 1024
+
+TOO_LARGE = "larger than a message may be"
 
 FREE_TEXT = ("name", "rule", "detail", "method", "server")
 """Fields that a client's words may get into, and characters of each that are kept."""
@@ -48,6 +58,8 @@ class AuditWriter:
         self._lingering: asyncio.TimerHandle | None = None
         self._sends: set[asyncio.Task[None]] = set()
         self._in_flight: dict[str, float] = {}  # message id and time of sending, the oldest first
+        self._closing = False
+        self._acked = 0
         self.retries = 0
         """Attempts to send a batch that were not acknowledged, since the start."""
 
@@ -63,7 +75,7 @@ class AuditWriter:
         return len(self._in_flight)
 
     def append(self, event: dict[str, object]) -> "asyncio.Future[None]":
-        """Take an event; the future is done when JetStream has it, and fails with `Unavailable` when it never will.
+        """Take an event; the future is done when JetStream has it, and fails with `Unavailable` when it long has not.
 
         `id` and `at` are filled in.
         """
@@ -88,7 +100,7 @@ class AuditWriter:
             if isinstance(text, str) and len(text) > LONGEST_TEXT:
                 event[field] = f"{text[:LONGEST_TEXT]}…"
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((orjson.dumps(event), done))
+        self._waiting.append((masked(orjson.dumps(event)), done))
         return done
 
     def _flush(self) -> None:
@@ -119,42 +131,62 @@ class AuditWriter:
     async def _send(self, batch: bytes, waiters: "list[asyncio.Future[None]]") -> None:
         message_id = f"{random.getrandbits(96):024x}"
         self._in_flight[message_id] = started = time.monotonic()
+        told = False
         try:
             while (failure := await self._attempt(batch, {"Nats-Msg-Id": message_id})) is not None:
-                if time.monotonic() - started > PATIENCE or self._client.is_closed:
-                    log.error("audit events not acknowledged", events=len(waiters), error=failure)
-                    break
+                told |= time.monotonic() - started > PATIENCE or self._client.is_closed or failure == TOO_LARGE
+                if told:
+                    _tell(waiters, failure)
+                    if self._hopeless or failure == TOO_LARGE:
+                        log.error("audit events lost", events=len(waiters), error=failure)
+                        return
+                # No stream, no leader yet, no connection, or a full stream: ask again soon.
+                await asyncio.sleep(LATER if told else PAUSE)
         finally:
             del self._in_flight[message_id]
-        for done in waiters:
-            if done.done():
-                continue
-            if failure is None:
-                done.set_result(None)
-            else:
-                done.set_exception(Unavailable("the audit stream does not acknowledge events"))
+        _tell(waiters, None)
+
+    @property
+    def _hopeless(self) -> bool:
+        return self._closing or self._client.is_closed or len(self._in_flight) > KEPT
 
     async def _attempt(self, batch: bytes, headers: dict[str, str]) -> str | None:
         try:
-            reply = await self._client.request(self._subject, batch, timeout=ATTEMPT, headers=headers)
+            known = headers | {audit.ACKED: str(self._acked)}
+            reply = await self._client.request(self._subject, batch, timeout=ATTEMPT, headers=known)
             answer = orjson.loads(reply.data)
             if "error" not in answer:
+                self._acked = answer["seq"]
                 return None
             failure = str(answer["error"].get("description"))
+        except MaxPayloadError:
+            failure = TOO_LARGE
         except (Error, ValueError) as error:
             failure = str(error) or type(error).__name__
         self.retries += 1
-        await asyncio.sleep(PAUSE)  # no stream, no leader yet, no connection, or a full stream: ask again soon
         return failure
 
     async def close(self) -> None:
         """Return when all that was taken has been acknowledged or given up."""
+        self._closing = True
         self._flush()
         while self._waiting or self._sends:
             if self._sends:
                 await asyncio.wait(self._sends)
             else:
                 await asyncio.sleep(0)
+
+
+def _tell(waiters: "list[asyncio.Future[None]]", failure: str | None) -> None:
+    """Tell those who still wait."""
+    waiting = [done for done in waiters if not done.done()]
+    if failure is not None and waiting:
+        log.error("audit events not acknowledged", events=len(waiting), error=failure)
+    for done in waiting:
+        if failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(Unavailable("the audit stream does not acknowledge events"))
 
 
 def _mark_seen(done: "asyncio.Future[None]") -> None:
@@ -165,4 +197,4 @@ def _mark_seen(done: "asyncio.Future[None]") -> None:
 
 def _report(done: "asyncio.Future[None]") -> None:
     if not done.cancelled() and done.exception() is not None:
-        log.error("audit event lost", error=str(done.exception()))
+        log.error("audit event delayed", error=str(done.exception()))

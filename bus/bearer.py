@@ -14,6 +14,7 @@ BearerKind = Literal["pat", "ses", "sa"]
 """`pat`: an mcptoken. `ses`: a user's login session. `sa`: a service account."""
 
 PATTERN = re.compile(r"mcpctl_(pat|ses|sa)_[0-9A-Za-z]{49}\Z")
+_ANYWHERE = re.compile(rb"(mcpctl_(?:pat|ses|sa)_[0-9A-Za-z]{4})[0-9A-Za-z]{8,}")
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -51,3 +52,11 @@ def digest(bearer: str) -> str:
 def prefix(bearer: str) -> str:
     """Return the part of a bearer that may be shown: enough to recognize it, too little to use it."""
     return bearer[: bearer.rindex("_") + 5]
+
+
+def masked(text: bytes) -> bytes:
+    """Return a text in which each bearer, whole or cut, is only what may be shown of it.
+
+    For whatever repeats words of a client: people put bearers into URLs, names and forms.
+    """
+    return _ANYWHERE.sub(rb"\1...", text) if b"mcpctl_" in text else text

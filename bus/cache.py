@@ -71,6 +71,10 @@ class LeasedCache(Generic[K, V]):
             return None
         return entry[1]
 
+    def holds(self, key: K) -> bool:
+        """Tell whether something is kept, though it may be too old to be believed."""
+        return key in self._kept
+
     async def get(self, key: K, bearer: str) -> V:
         """Return what is kept, or ask the owner on the authority of `bearer`.
 

@@ -23,8 +23,9 @@ from pydantic import ValidationError
 from mcpctl.bus.context import committing, note_committed, remaining, request_context, traceparent
 from mcpctl.bus.contract import Call, Committed, Event, Message
 from mcpctl.bus.errors import BadRequest, BusError, DeadlineExceeded, Internal, TooLarge, Unavailable
-from mcpctl.bus.identity import INBOX, ActorIdentity, Identity, inbox_of, service_inbox
-from mcpctl.bus.nats_url import is_websocket
+from mcpctl.bus.identity import INBOX, ActorIdentity, Identity, role_of, service_inbox
+from mcpctl.bus.misuse import CALLER_MISMATCH, Misuse, is_callers_own
+from mcpctl.bus.nats_url import is_websocket, must_encrypt
 
 log = structlog.get_logger()
 
@@ -35,6 +36,9 @@ COMMITTED = "Mcpctl-Committed"
 """What the call has changed, on its answer: the epoch, the first number and the last."""
 TRACE = "traceparent"
 
+OLDEST_SERVER = (2, 14)
+"""The oldest nats-server that keeps what is promised: earlier ones have known holes in their permissions."""
+
 CONNECT_SECONDS = 8.0
 """For all steps of a connection together: nats-py bounds each, but not the handshake of a WebSocket."""
 
@@ -43,6 +47,11 @@ R = TypeVar("R", bound=Message)
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
+
+WITHOUT_TLS = (
+    "it speaks no TLS, which is needed beyond this machine; "
+    "MCPCTL_TLS=terminated-by-proxy says that something in front does"
+)
 
 Delivery = Msg
 """A message as it arrives: `subject`, `reply`, `data`, `headers`."""
@@ -72,6 +81,11 @@ class Tasks:
         self._running.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("task failed", exc_info=task.exception())
+
+    async def settle(self, patience: float) -> None:
+        """Wait for the tasks that run now, `patience` seconds at the most."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=patience)
 
     async def finish(self, grace: float) -> None:
         """Wait `grace` seconds for the running tasks, then cancel what is left."""
@@ -117,8 +131,14 @@ def cancellation_kept() -> Iterator[None]:
         raise asyncio.CancelledError
 
 
+class _UnfitError(Error):
+    """What answers is no bus that may be used."""
+
+
 class _Client(Client):
-    """nats-py's client, which can be cancelled, and sends no bearer over `tls://` before it is encrypted.
+    """nats-py's client, which can be cancelled, and sends no credential where it must not.
+
+    Not before it is encrypted (over `tls://`, and to another machine), and not to a server that is too old.
 
     Its own `publish` swallows a cancellation, and so does (on Python 3.11) `asyncio.wait_for`, with which it asks, when
     the cancellation meets the answer: a revoked call would run on. And it asks the server's INFO, which comes in
@@ -127,11 +147,37 @@ class _Client(Client):
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
         scheme = self._current_server.uri.scheme if self._current_server else ""
-        if scheme == "tls":
+        if initial_connection:
+            if version_of(str(info.get("version"))) < OLDEST_SERVER:
+                oldest = ".".join(map(str, OLDEST_SERVER))
+                raise _UnfitError(f"it is nats-server {info.get('version')}, and {oldest} is the oldest that is safe")
+            if self.options.get("encrypted") and not (info.get("tls_required") or info.get("tls_available")):
+                raise _UnfitError(WITHOUT_TLS)
+        if scheme == "tls" or self.options.get("encrypted"):
             self._server_info["tls_required"] = True
         if is_websocket(f"{scheme}://"):  # nats-py would go on with the others by nats://, in clear
             info = {name: value for name, value in info.items() if name != "connect_urls"}
         await super()._process_info(info, initial_connection)
+
+    async def _process_connect_init(self) -> None:
+        transport: Any = self._transport
+        read, lines = transport.readline, 0
+
+        async def readline() -> bytes:
+            # While the auth callout is not answered the server's own PING may come, which nats-py takes for a yes.
+            nonlocal lines
+            while (line := await read()).startswith(b"PING"):
+                transport.write(b"PONG\r\n")
+            lines += 1
+            return bytes(line)
+
+        transport.readline = readline
+        try:
+            await super()._process_connect_init()
+        except TimeoutError as error:
+            raise Error("no answer to the authorization request" if lines else "no greeting") from error
+        finally:
+            transport.readline = read
 
     async def _flush_pending(self, force_flush: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
         with cancellation_kept():
@@ -142,6 +188,12 @@ class _Client(Client):
             return await super().request(*args, **kwargs)
 
 
+def version_of(text: str) -> tuple[int, ...]:
+    """Return the numbers of a server's version; none where it has none."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else ()
+
+
 async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: Any) -> Client:
     """Connect to NATS with the intervals that notice a dead server in two seconds.
 
@@ -149,6 +201,9 @@ async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: An
     trusts). Raises `Unavailable` where the server cannot be reached or refuses the connection.
     """
     client = _Client()
+    client.options = {"encrypted": must_encrypt(url)}
+    if must_encrypt(url) and url.startswith("ws://"):
+        raise Unavailable(f"the bus at {url} cannot be used: {WITHOUT_TLS}")
     first_errors: list[Exception] = []
 
     async def closed() -> None:
@@ -175,15 +230,16 @@ async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: An
                 allow_reconnect=False,
                 **options,
             )
-        if not client.is_connected:  # seen while nobody answers the auth callout: connect() returns all the same
-            raise NoServersError
     except (NoServersError, NatsTimeoutError, OSError, Error) as error:
-        reason = _say(first_errors[-1] if first_errors else error)
+        cause = first_errors[-1] if first_errors else error
         # An AssertionError where it did not get as far as a connection; for ever after a failed handshake of TLS.
         with suppress(Error, OSError, AssertionError):
             async with asyncio.timeout(0.2):
                 await client.close()
-        raise Unavailable(f"the bus at {url} cannot be reached or refused the connection ({reason})") from error
+        text = f"the bus at {url} cannot be reached or refused the connection ({_say(cause)})"
+        unavailable = Unavailable(text)
+        unavailable.final = isinstance(cause, _UnfitError)
+        raise unavailable from error
     # Only now: nats-py would try the first connection for ever too, also where it is refused for good.
     client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
     return client
@@ -207,6 +263,7 @@ class Bus:
         self.client, self.identity, self.closed = client, identity, closed
         self.caller = identity.caller
         self.tasks = Tasks()
+        self.misuse = Misuse()
         self._subscriptions: list[Subscription] = []
 
     @classmethod
@@ -215,13 +272,14 @@ class Bus:
     ) -> Self:
         """Connect as `identity`, trying again for `patience` seconds while the bus is away."""
         closed = asyncio.Event()
+        options = identity.options() | ({"tls": tls} if tls is not None else {})
         give_up = asyncio.get_running_loop().time() + patience
         while True:
             try:
-                client = await connect_nats(url, on_closed=closed.set, tls=tls, **identity.options())
+                client = await connect_nats(url, on_closed=closed.set, **options)
                 break
-            except Unavailable:
-                if asyncio.get_running_loop().time() >= give_up:
+            except Unavailable as error:
+                if error.final or asyncio.get_running_loop().time() >= give_up:
                     raise
                 await asyncio.sleep(0.1)
         return cls(client, identity, closed)
@@ -323,8 +381,11 @@ class Bus:
         """Answer a call from now on, as one of the actor's queue group."""
 
         async def answer(msg: Msg) -> None:
-            if not self._reply_is_callers_own(msg):
-                log.warning("request dropped: its reply subject is not its caller's", subject=msg.subject)
+            if not is_callers_own(msg.subject, msg.reply):
+                self.misuse.note(msg.subject)
+                return
+            if role_of(msg.subject.rpartition(".")[2]) not in call.asked_by:
+                self.misuse.note(msg.subject, CALLER_MISMATCH)  # a gateway may publish to any router's subject
                 return
             headers: dict[str, str] = {}
             body = b""
@@ -362,10 +423,6 @@ class Bus:
         except Exception as error:
             log.exception("handler failed", call=call.name)
             raise Internal("internal error; the actor's log has the details") from error
-
-    @staticmethod
-    def _reply_is_callers_own(msg: Msg) -> bool:
-        return msg.reply.startswith(inbox_of(msg.subject.rpartition(".")[2]) + ".")
 
     async def subscribe(
         self, subject: str, handle: Callable[[Delivery], Coroutine[Any, Any, None]], *, queue: str = ""
@@ -409,6 +466,13 @@ class Bus:
         """
         await self.client.flush()
         await self.client.flush()
+
+    async def answered(self, patience: float) -> None:
+        """Return when the answers to what is asked now have gone to the server, or after `patience` seconds."""
+        await self.tasks.settle(patience)
+        with suppress(Error, TimeoutError):
+            async with asyncio.timeout(patience):
+                await self.ready()
 
     async def unsubscribe(self) -> None:
         """Take nothing more; answers to own calls still arrive."""

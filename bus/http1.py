@@ -10,6 +10,7 @@ from typing import cast
 import httptools
 
 from mcpctl.bus.http_head import Url
+from mcpctl.bus.networks import Networks
 
 MAX_OVERHEAD = 65_536  # bytes of head, trailers and chunk framing between two pieces of a body
 HIGH_WATER = 262_144  # bytes of a streamed body that wait for their reader before the socket is paused
@@ -272,6 +273,8 @@ class Connection(asyncio.Protocol):
             self.fail(HttpError("the server switched protocols", sent=True))
         elif status < 200:
             response.headers.clear()
+        elif response.header(b"content-encoding").lower() not in (b"", b"identity"):
+            self.fail(HttpError("the answer is compressed, which was not asked for", sent=True))
         else:
             self._final = True
             if status == 200 and response.media_type() == b"text/event-stream":
@@ -318,8 +321,11 @@ class Pool:
         max_body: int,
         idle_limit: float = IDLE_LIMIT,
         tls: ssl.SSLContext | None = None,
+        networks: Networks | None = None,
     ) -> None:
+        """`networks` are the addresses that may be reached; without them all may, as the user of a CLI may anyway."""
         self.max_body = max_body
+        self._networks = networks
         self._idle_limit = idle_limit
         self._url = url
         self._connect_timeout = connect_timeout
@@ -405,13 +411,7 @@ class Pool:
         loop, url = asyncio.get_running_loop(), self._url
         try:
             async with asyncio.timeout_at(min(deadline, loop.time() + self._connect_timeout)):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self),
-                    url.host,
-                    url.port,
-                    ssl=self._tls,
-                    server_hostname=url.host if self._tls else None,
-                )
+                connection = await self._connect_to_one()
         except TimeoutError as error:
             raise HttpTimeoutError(f"{url.authority} did not accept the connection in time", sent=False) from error
         except (OSError, UnicodeError) as error:
@@ -420,6 +420,26 @@ class Pool:
             connection.fail(HttpError("the client was closed", sent=False))
             raise HttpError("the client was closed", sent=False)
         return connection
+
+    async def _connect_to_one(self) -> Connection:
+        """Connect to the first address that answers; to those alone that were checked. Raises `OSError`."""
+        loop, url = asyncio.get_running_loop(), self._url
+        hosts = [url.host] if self._networks is None else await self._networks.addresses(url.host, url.port)
+        failed = OSError("it has no address")
+        for host in hosts:
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self),
+                    host,
+                    url.port,
+                    ssl=self._tls,
+                    server_hostname=url.host if self._tls else None,
+                )
+            except OSError as error:
+                failed = error
+            else:
+                return connection
+        raise failed
 
 
 @lru_cache(1)

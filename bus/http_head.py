@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mcpctl.bus.networks import demand_plain_host
+
 FRAMING = frozenset(
     (
         "accept-encoding",
@@ -49,6 +51,7 @@ class Url:
             raise ValueError("a user or password does not belong into a URL; use a header")
         if not _HOST.fullmatch(host) or port == 0:
             raise ValueError("the URL names no valid host and port")
+        demand_plain_host(host)
         tls = parts.scheme == "https"
         standard = 443 if tls else 80
         authority = f"[{host}]" if ":" in host else host

@@ -8,11 +8,13 @@ can claim another's name without its nonce, and a reconnect keeps the name.
 import base64
 import hashlib
 import secrets
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from mcpctl.bus.contract import Role
+from mcpctl.bus.nats_url import trust
 
 AdmittedRole = Literal["gateway", "operator", "login"]
 INBOX = "_INBOX"
@@ -25,6 +27,11 @@ def caller_name(role: str, nonce: str) -> str:
     return f"{role}-{base64.b32encode(digest[:10]).decode().lower()}"
 
 
+def role_of(caller: str) -> str:
+    """Return the role in which a caller was admitted, or the actor's own."""
+    return caller.partition("-")[0]
+
+
 def inbox_of(caller: str) -> str:
     """Return the prefix of all reply subjects of a caller: nobody else may listen there."""
     return f"{INBOX}.{caller}"
@@ -35,24 +42,40 @@ def service_inbox(caller: str) -> str:
     return f"{inbox_of(caller)}.{SERVICE_INBOX}.{secrets.token_hex(16)}"
 
 
+def believing(ca: Path | None) -> dict[str, object]:
+    """Return nats-py's option by which the CAs of a file alone are believed. Raises `ValueError` where it is none."""
+    return {"tls": trust(str(ca))} if ca is not None else {}
+
+
 @dataclass(frozen=True)
 class ActorIdentity:
-    """An actor: its caller name is its role, its proof the nkey seed in `keys/<user>.nk`."""
+    """An actor: its caller name is its role, its proof the nkey seed in `keys/<user>.nk`.
+
+    `ca` is a PEM file with the CAs whose certificates are believed; without one the system's are.
+    """
 
     role: Role
     keys: Path
+    ca: Path | None = None
 
     @property
     def caller(self) -> str:
         return self.role
 
     def options(self, user: str | None = None) -> dict[str, object]:
-        """Return what nats-py needs to connect as one of this actor's users (default: the one in RPC)."""
+        """Return what nats-py needs to connect as one of this actor's users (default: the one in RPC).
+
+        Raises `PermissionError` where others can read the seed.
+        """
         user = user or self.role
+        seed = self.keys / f"{user}.nk"
+        if seed.exists() and seed.stat().st_mode & stat.S_IRWXO:
+            raise PermissionError(f"every user of this machine may open the key {seed}: run chmod 600 {seed}")
         return {
-            "nkeys_seed": str(self.keys / f"{user}.nk"),
+            "nkeys_seed": str(seed),
             "inbox_prefix": inbox_of(user).encode(),
             "name": user,
+            **believing(self.ca),
         }
 
 
@@ -63,6 +86,7 @@ class AdmittedIdentity:
     role: AdmittedRole
     bearer: str = field(default="", repr=False)
     nonce: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
+    ca: Path | None = None
 
     @property
     def caller(self) -> str:
@@ -75,6 +99,7 @@ class AdmittedIdentity:
             "password": f"{self.nonce}:{self.bearer}",
             "inbox_prefix": inbox_of(self.caller).encode(),
             "name": self.caller,
+            **believing(self.ca),
         }
 
 

@@ -33,6 +33,7 @@ from mcpctl.bus.mcp_wire import (
     name_line,
     read_body,
 )
+from mcpctl.bus.networks import Networks
 from mcpctl.bus.sse import EventStream, EventTooLargeError
 
 __all__ = [
@@ -106,8 +107,13 @@ class McpHttpClient:
         max_answer: int = MAX_ANSWER,
         connect_timeout: float = 5.0,
         tls: ssl.SSLContext | None = None,
+        networks: Networks | None = None,
+        redact: Callable[[bytes], bytes] | None = None,
     ) -> None:
-        """Raise ValueError for a URL or a header that cannot be sent safely."""
+        """`networks` as in `Pool`; `redact` is given each message of the server before it is read.
+
+        Raises ValueError for a URL or a header that cannot be sent safely.
+        """
         self.server: ServerInfo | None = None
         self.on_change: OnNotification | None = None
         """Hears of every change that the server announces, on whichever stream it comes."""
@@ -123,7 +129,8 @@ class McpHttpClient:
         self._client_info = client_info
         self._capabilities = capabilities
         self._max_answer = max_answer
-        self._pool = Pool(self._url, connect_timeout=connect_timeout, max_body=max_answer, tls=tls)
+        self._redact = redact
+        self._pool = Pool(self._url, connect_timeout=connect_timeout, max_body=max_answer, tls=tls, networks=networks)
         self._dialect: Dialect | None = None
         self._ids = count(1)
         self._side: set[asyncio.Task[None]] = set()
@@ -278,7 +285,7 @@ class McpHttpClient:
                 on_notification(method, message)
 
         if dialect.modern:
-            return PendingCall(next(self._ids), noted, None)
+            return PendingCall(next(self._ids), noted, None, self._redact)
 
         def heard(method: str, request_id: bytes, message: bytes) -> None:
             if method == "ping":
@@ -286,7 +293,7 @@ class McpHttpClient:
             elif on_server_request is None or not on_server_request(method, message):
                 self._reply(dialect, request_id, b'"error":{"code":-32601,"message":"Method not found"}')
 
-        return PendingCall(next(self._ids), noted, heard)
+        return PendingCall(next(self._ids), noted, heard, self._redact)
 
     # The handshake
 

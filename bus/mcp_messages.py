@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 import mcpctl
+from mcpctl.bus.bearer import masked
 
 MODERN = "2026-07-28"
 LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
@@ -129,11 +130,11 @@ def raw(value: Any) -> Raw:
 
 
 def error_body(code: int, message: str, data: Any = None) -> bytes:
-    """Return a JSON-RPC error object (the member `error`, not the message)."""
+    """Return a JSON-RPC error object (the member `error`, not the message); no bearer is in it."""
     body: dict[str, Any] = {"code": code, "message": message}
     if data is not None:
         body["data"] = data
-    return encode(body)
+    return masked(encode(body))
 
 
 def response(request_id: bytes, *, result: bytes | None = None, error: bytes | None = None) -> bytes:
@@ -154,6 +155,29 @@ def reaches(level: str, message: bytes) -> bool:
     try:
         return LEVELS.index(_decode_log_message(message).params.level) >= LEVELS.index(level)
     except (msgspec.DecodeError, ValueError):
+        return False
+
+
+class Progress(msgspec.Struct):
+    """What a decision needs of a progress notification."""
+
+    class Params(msgspec.Struct):
+        token: Raw = msgspec.field(name="progressToken")
+
+    params: Params
+
+
+_decode_progress = msgspec.json.Decoder(Progress).decode
+
+
+def is_progress_of(token: bytes | None, message: bytes) -> bool:
+    """Tell whether a raw `notifications/progress` bears a token: of another request, it is not for this one."""
+    if token is None:
+        return False
+    try:
+        said = bytes(_decode_progress(message).params.token)
+        return said == token or decode_value(said) == decode_value(token)
+    except msgspec.DecodeError:
         return False
 
 

@@ -112,20 +112,24 @@ def supported_versions(error: RpcError) -> list[str]:
 class PendingCall:
     """A request that waits for its answer, and who hears what comes before it."""
 
-    __slots__ = ("id", "on_notification", "on_request")
+    __slots__ = ("_redact", "id", "on_notification", "on_request")
 
     def __init__(
         self,
         number: int,
         on_notification: Callable[[str, bytes], None] | None,
         on_request: Callable[[str, bytes, bytes], None] | None,
+        redact: Callable[[bytes], bytes] | None = None,
     ) -> None:
+        self._redact = redact
         self.id = b"%d" % number
         self.on_notification = on_notification
         self.on_request = on_request
 
     def take(self, message: bytes) -> Answer | None:
         """Return the answer if this message is it; otherwise pass the message on."""
+        if self._redact is not None:
+            message = self._redact(message)
         envelope = open_envelope(message)
         method, request_id = envelope.method, member(envelope.id)
         if isinstance(method, UnsetType):
@@ -145,7 +149,7 @@ class PendingCall:
         A server that could not read the request cannot repeat its id: the exchange tells whose it is.
         """
         try:
-            envelope = open_envelope(message)
+            envelope = open_envelope(message if self._redact is None else self._redact(message))
             error = member(envelope.error)
             read_error(error)
         except McpWireError:

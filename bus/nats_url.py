@@ -1,10 +1,13 @@
 """Where the bus is: `nats://`, `tls://`, `ws://` or `wss://` and a host; and which certificates it is believed by."""
 
+import ipaddress
+import os
 import re
 import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
+TERMINATED = "terminated-by-proxy"
 SCHEMES = ("nats", "tls", "ws", "wss")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*\.?|[0-9A-Fa-f:.]+")
@@ -34,6 +37,24 @@ def checked_url(url: str) -> str:
 def is_websocket(url: str) -> bool:
     """Tell whether a NATS URL is one of a WebSocket."""
     return url.startswith(("ws://", "wss://"))
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine, by its name or address; an empty one is every address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def tls_is_in_front() -> bool:
+    """Tell whether the operator says that something in front (a proxy, a mesh) speaks TLS for what listens here."""
+    return os.environ.get("MCPCTL_TLS") == TERMINATED
+
+
+def must_encrypt(url: str) -> bool:
+    """Tell whether a connection may not go without TLS: to another machine, and nobody said who else encrypts it."""
+    return not is_loopback(urlsplit(url).hostname or "") and not tls_is_in_front()
 
 
 def trust(ca: str | None) -> ssl.SSLContext | None:

@@ -11,6 +11,9 @@ from mcpctl.bus.peer_frames import EVERY_GATEWAY
 SESSIONS_BUCKET = "sessions"
 OWNERS_BUCKET = "owners"
 SINK_CONSUMER = "sink"
+AUTH_CALLOUT = "$SYS.REQ.USER.AUTH"
+AUTH_QUEUE = "callout"
+KICKER = "kicker"
 
 
 @dataclass
@@ -28,6 +31,8 @@ def of(role: Role, caller: str) -> Permissions:
         for item in declared(module):
             if isinstance(item, Call) and role in item.asked_by:
                 granted.publish.append(item.subject(caller))
+            if isinstance(item, Call) and role == item.actor:
+                granted.subscribe.append(item.subject("*") + ("" if item.everyone else f" {role}"))
             if isinstance(item, Event) and role in item.listeners:
                 granted.subscribe.append(item.subject)
     granted.publish += [subject.format(caller=caller) for subject in _PUBLISH.get(role, ())]
@@ -35,13 +40,13 @@ def of(role: Role, caller: str) -> Permissions:
     if role in ACTORS:
         # The right to answer is static: `allow_responses` expires long streams and can be aimed at any subject.
         granted.publish += [f"{INBOX}.>", f"{audit.APPEND}.{caller}"]
-        granted.subscribe.append("$SRV.>")
-        if role != "router":
-            granted.subscribe.append(f"{PREFIX}.{role}.*.* {role}")
+    if role in (*ACTORS, "gateway"):
+        granted.subscribe += [f"$SRV.{verb}{of}" for verb in SERVICE_VERBS for of in ("", f".{role}", f".{role}.*")]
     return granted
 
 
-_ASK_SERVICES = ("$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>")
+SERVICE_VERBS = ("PING", "INFO", "STATS")
+_ASK_SERVICES = tuple(f"$SRV.{verb}{of}" for verb in SERVICE_VERBS for of in ("", ".>"))
 
 _PUBLISH: dict[Role, tuple[str, ...]] = {
     "gateway": (
@@ -58,7 +63,7 @@ _PUBLISH: dict[Role, tuple[str, ...]] = {
 """What a role may publish beside the calls of the contracts."""
 
 _SUBSCRIBE: dict[Role, tuple[str, ...]] = {
-    "gateway": ("$SRV.>", f"{PREFIX}.gateway.{{caller}}.*", f"{PREFIX}.gateway.{EVERY_GATEWAY}.*"),
+    "gateway": (f"{PREFIX}.gateway.{{caller}}.*", f"{PREFIX}.gateway.{EVERY_GATEWAY}.*"),
     "router": (f"{PREFIX}.mcp.*.* router", f"{PREFIX}.router.*.*"),
     "audit": (audit.TAIL,),
 }
@@ -66,10 +71,28 @@ _SUBSCRIBE: dict[Role, tuple[str, ...]] = {
 
 def events_writer(role: Role) -> Permissions:
     """Return the permissions of an actor's connection in EVENTS: to publish its own events, and to hear nothing."""
-    granted = Permissions(publish=[f"{PREFIX}.event.{role}.*"])
+    events = (item for module in CONTRACTS for item in declared(module) if isinstance(item, Event))
+    granted = Permissions(publish=[item.subject for item in events if item.actor == role])
     if role == "audit":
         granted.publish.append(audit.TAIL)
     return granted
+
+
+def callout_user() -> Permissions:
+    """Return the permissions of the TokenRegistry's connection in AUTH: to hear the server's questions, and answer."""
+    return Permissions(publish=["$SYS._INBOX.>"], subscribe=[f"{AUTH_CALLOUT} {AUTH_QUEUE}"])
+
+
+def kicker() -> Permissions:
+    """Return the permissions of the TokenRegistry's connection in SYS: to see who is connected, and to end that."""
+    return Permissions(
+        publish=["$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.*.KICK"], subscribe=[f"{inbox_of(KICKER)}.>"]
+    )
+
+
+def auditor(project: str | None) -> Permissions:
+    """Return the permissions of an auditor's connection in EVENTS: to hear what the ledger has, of a project or all."""
+    return Permissions(subscribe=[f"{PREFIX}.audit.>" if project is None else f"{PREFIX}.audit.{project}.>"])
 
 
 def streams_user(role: Role) -> Permissions:

@@ -33,6 +33,10 @@ class Principals:
         """Return what is known of the bearer with this SHA-256 and may be believed now."""
         return self._cache.peek(sha)
 
+    def knew(self, bearer: str) -> bool:
+        """Tell whether a bearer was good when it was last asked about, however long ago."""
+        return self._cache.holds(digest(bearer))
+
     async def of(self, bearer: str) -> token.Principal:
         """Return the principal of a bearer. Raises `Unauthenticated`, `Unavailable`."""
         return await self._cache.get(digest(bearer), bearer)

@@ -7,6 +7,7 @@ from nats.js.errors import NotFoundError
 
 from mcpctl.bus.connection import connect_nats
 from mcpctl.bus.contracts import audit
+from mcpctl.bus.identity import believing
 from mcpctl.bus.nats_config import PROVISIONER
 from mcpctl.bus.permissions import OWNERS_BUCKET, SESSIONS_BUCKET
 
@@ -15,13 +16,14 @@ AUDIT_BYTES = 4 * 1024**3
 DUPLICATE_WINDOW_SECONDS = 120
 
 
-async def provision(url: str, keys: Path, *, replicas: int = 1) -> None:
+async def provision(url: str, keys: Path, *, replicas: int = 1, ca: Path | None = None) -> None:
     """Create what is missing; what is there stays as it is. Raises `Unavailable` without a server."""
     client = await connect_nats(
         url,
         on_closed=lambda: None,
         nkeys_seed=str(keys / f"{PROVISIONER}.nk"),
         inbox_prefix=f"_INBOX.{PROVISIONER}".encode(),
+        **believing(ca),
     )
     try:
         jetstream = client.jetstream()

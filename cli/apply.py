@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -17,12 +18,15 @@ from mcpctl.cli.explain import explain
 from mcpctl.cli.finding import every
 from mcpctl.cli.given import read_text
 from mcpctl.cli.manifests import KINDS, Manifest, read_all
+from mcpctl.cli.mcp_servers import refuse_secret
 from mcpctl.cli.options import ContextName
 from mcpctl.cli.output import DataFormat, note, print_data, say
 from mcpctl.cli.plan import Done, NotUndone, Plan
+from mcpctl.cli.replay import Replay, replay
 from mcpctl.cli.resources import find
 from mcpctl.cli.selectors import Selector
 from mcpctl.cli.session import Session, session
+from mcpctl.cli.times import parse_past
 from mcpctl.cli.yaml_documents import parse
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -35,6 +39,10 @@ def apply(
     ],
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    replay_span: Annotated[
+        str | None,
+        typer.Option("--replay", metavar="TIME", help="With --dry-run: decide the calls of this time (24h) anew."),
+    ] = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove what has the labels of -l and is in no document.")
     ] = False,
@@ -43,6 +51,10 @@ def apply(
     ] = None,
     token_out: Annotated[
         str | None, typer.Option("--token-out", metavar="DIR", help="Folder for the bearers of new mcptokens (0600).")
+    ] = None,
+    plain: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Variable or header that is no secret; repeatable."),
     ] = None,
     output: Annotated[DataFormat, typer.Option("-o", "--output", help="How to print what was done.")] = (
         DataFormat.TABLE
@@ -58,20 +70,36 @@ def apply(
     Examples:
       mcpctl apply -f team.yaml
       mcpctl apply -f config/ --dry-run
+      mcpctl apply -f rbac.yaml --dry-run --replay 24h
       mcpctl apply -f config/ --prune -l app=shop
       mcpctl get project demo -o yaml | mcpctl apply -f -
       mcpctl apply -f agents.yaml --token-out ./tokens
     """  # noqa: D301 - \b keeps the examples' lines apart
     if prune and selector is None:
         raise CliError("--prune needs -l KEY=VALUE: it says what these documents own", USAGE)
+    if replay_span is not None and not dry_run:
+        raise CliError(
+            "--replay needs --dry-run: it tells what the documents would change before they are applied", USAGE
+        )
+    since = parse_past(replay_span) if replay_span is not None else None
     chosen = Selector.parse(selector) if selector is not None else None
     manifests = load(files)
+    for each in manifests:
+        if each.kind.name == "server":
+            _refuse_secret(each, plain or ())
     if chosen is not None:
         for each in manifests:
             if not chosen.fits(each.spec.labels):
                 raise each.source.error(("labels",), f"{each.ref} has not the labels that -l {selector} asks for")
     folder = TokenFolder.make(token_out) if token_out is not None and not dry_run else None
-    asyncio.run(_apply(manifests, chosen if prune else None, folder, output, context, dry_run=dry_run))
+    asyncio.run(_apply(manifests, chosen if prune else None, folder, output, context, dry_run=dry_run, since=since))
+
+
+def _refuse_secret(server: Manifest, plain: Sequence[str]) -> None:
+    try:
+        refuse_secret(server.spec, plain)
+    except CliError as error:
+        raise server.source.error((), str(error)) from error
 
 
 def load(files: Sequence[str]) -> list[Manifest]:
@@ -134,14 +162,20 @@ async def _apply(
     context: str | None,
     *,
     dry_run: bool,
+    since: datetime | None,
 ) -> None:
+    found: Replay | None = None
     async with session(context) as opened:
         unwanted = await _unwanted(opened, manifests, pruned) if pruned is not None else []
         plan = Plan(opened, manifests, unwanted)
         done = await plan.check()
         if not dry_run:
             done = await _carry_out(plan)
-    _report(done, output, dry_run=dry_run)
+        if since is not None:
+            definitions = [each.spec for each in manifests if each.kind.name == "rbac"]
+            removed = [ref for ref in unwanted if ref.kind == "rbac"]
+            found = await replay(opened, definitions, removed, done.items, since)
+    _report(done, output, found, dry_run=dry_run)
     _keep(done, folder)
 
 
@@ -173,12 +207,15 @@ async def _unwanted(opened: Session, manifests: list[Manifest], pruned: Selector
     return found
 
 
-def _report(done: Done, output: DataFormat, *, dry_run: bool) -> None:
+def _report(done: Done, output: DataFormat, replayed: Replay | None, *, dry_run: bool) -> None:
     if output is not DataFormat.TABLE:
-        print_data({"items": [{"action": item.action, **item.ref.model_dump()} for item in done.items]}, output)
+        items = [{"action": item.action, **item.ref.model_dump()} for item in done.items]
+        print_data({"items": items} | ({"replay": replayed.data} if replayed is not None else {}), output)
         return
     for item in done.items:
         say(_line(item) + (" (dry run)" if dry_run else ""))
+    if replayed is not None:
+        replayed.show()
 
 
 def _line(item: Outcome) -> str:

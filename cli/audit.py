@@ -1,8 +1,9 @@
 """`mcpctl audit`: what was done and decided, looked up or followed."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,28 +12,38 @@ import typer
 from mcpctl.bus.contracts import audit
 from mcpctl.bus.contracts.audit import Entry, Event, Filter
 from mcpctl.bus.errors import BusError, DeadlineExceeded, Unavailable
+from mcpctl.cli.audit_export import csv_lines, export
+from mcpctl.cli.audit_filters import Kind, OfOutcome, Since, Token, TokenSha, Tool, Until, User, chosen
+from mcpctl.cli.audit_proof import purge, verify
 from mcpctl.cli.command_groups import Group
 from mcpctl.cli.context import Config
 from mcpctl.cli.explain import explain
 from mcpctl.cli.options import ContextName, Project
-from mcpctl.cli.output import DataFormat, note, plain, print_data, print_table, say
+from mcpctl.cli.output import note, plain, print_data, print_table, say
 from mcpctl.cli.session import Session, checked, connected
-from mcpctl.cli.times import parse_duration
+from mcpctl.cli.usage import report
 
-app = typer.Typer(cls=Group, rich_markup_mode=None, help="Show what was done and decided, or follow it.")
+app = typer.Typer(cls=Group, rich_markup_mode=None, help="Show, follow, prove and keep what was done and decided.")
+app.command()(verify)
+app.command()(export)
+app.command()(purge)
+app.command()(report)
 
 PAUSE = 0.5
 """Seconds between attempts while the bus or the AuditSink is away."""
 
+WAIT_MS = 3000
+PATIENCE = 6.0
+"""Seconds after which an AuditSink that should have answered is taken for dead, and another one asked."""
 
-class Outcome(StrEnum):
-    """How something ended."""
 
-    ALLOW = "allow"
-    DENY = "deny"
-    ERROR = "error"
-    CANCELLED = "cancelled"
-    REVOKED = "revoked"
+class Form(StrEnum):
+    """`-o` of what is looked up."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    CSV = "csv"
 
 
 class TailFormat(StrEnum):
@@ -42,26 +53,20 @@ class TailFormat(StrEnum):
     JSON = "json"
 
 
-Token = Annotated[str | None, typer.Option(metavar="NAME", help="Only what was done with this mcptoken.")]
-User = Annotated[str | None, typer.Option(metavar="NAME", help="Only what this user did.")]
-Tool = Annotated[str | None, typer.Option(metavar="GLOB", help="Only tools that match, as SERVER/TOOL.")]
-OfOutcome = Annotated[Outcome | None, typer.Option(help="Only what ended so.")]
-Kind = Annotated[str | None, typer.Option(metavar="KIND", help="Only this kind: call, result, edge, token.issue, ...")]
-Since = Annotated[str | None, typer.Option(metavar="TIME", help="Only what is not older: 1h, 2d.")]
-
-
 @app.command()
 def get(
     *,
     project: Project = None,
     token: Token = None,
+    token_sha: TokenSha = None,
     user: User = None,
     tool: Tool = None,
     outcome: OfOutcome = None,
     kind: Kind = None,
     since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 50,
-    output: Annotated[DataFormat, typer.Option("-o", "--output", help="How to print the answer.")] = DataFormat.TABLE,
+    output: Annotated[Form, typer.Option("-o", "--output", help="How to print the answer.")] = Form.TABLE,
     context: ContextName = None,
 ) -> None:
     """Show the newest audit events, oldest first.
@@ -70,11 +75,23 @@ def get(
     Examples:
       mcpctl audit get -p demo --outcome deny
       mcpctl audit get --user ann --since 1d -o json
+      mcpctl audit get --since 2027-01-01 --until 2027-02-01 -o csv
       mcpctl audit get -p demo --token ci --tool 'git/*'
     """  # noqa: D301 - \b keeps the examples' lines apart
-    wanted = _filter(token=token, user=user, tool=tool, outcome=outcome, kind=kind, since=since)
+    wanted = chosen(
+        token=token,
+        token_sha=token_sha,
+        user=user,
+        tool=tool,
+        outcome=outcome,
+        kind=kind,
+        since=since,
+        until=until,
+    )
     entries = asyncio.run(_query(wanted, project, limit, context))
-    if output is not DataFormat.TABLE:
+    if output is Form.CSV:
+        sys.stdout.writelines(csv_lines(entries))
+    elif output is not Form.TABLE:
         print_data({"items": [_members(entry) for entry in entries]}, output)
     elif entries:
         titles = ("TIME", "OUTCOME", "KIND", "PROJECT", "WHO", "WHAT", "MS", "DETAIL")
@@ -103,8 +120,9 @@ def tail(
     Examples:
       mcpctl audit tail -p demo
       mcpctl audit tail --outcome error -o json
+      mcpctl audit tail -p demo --token ci --tool 'git/*' --outcome deny
     """  # noqa: D301 - \b keeps the examples' lines apart
-    wanted = _filter(token=token, user=user, tool=tool, outcome=outcome, kind=kind, since=since)
+    wanted = chosen(token=token, user=user, tool=tool, outcome=outcome, kind=kind, since=since)
     try:
         asyncio.run(_tail(wanted, project, lines, output, context))
     except KeyboardInterrupt:
@@ -168,23 +186,12 @@ class Reader:
             entries = await opened.ask(audit.query, **self._asked, limit=max(self._lines, 1))
             items = entries.items if self._lines else ()
         else:
-            entries = await opened.ask(audit.follow, **self._asked, cursor=self.cursor)
+            bearer = opened.context.bearer or ""
+            asked = checked(audit.Follow, bearer=bearer, **self._asked, cursor=self.cursor, wait_ms=WAIT_MS)
+            entries = await opened.bus.call(audit.follow, asked, timeout=PATIENCE)
             items = entries.items
         self.cursor = entries.cursor
         return items
-
-
-def _filter(
-    *,
-    token: str | None,
-    user: str | None,
-    tool: str | None,
-    outcome: Outcome | None,
-    kind: str | None,
-    since: str | None,
-) -> Filter:
-    earliest = None if since is None else datetime.now(UTC) - timedelta(seconds=parse_duration(since))
-    return checked(Filter, token=token, user=user, tool=tool, outcome=outcome, kind=kind, since=earliest)
 
 
 def _members(entry: Entry) -> object:

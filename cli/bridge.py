@@ -75,7 +75,7 @@ def mcp(
     server: Annotated[str | None, typer.Option(metavar="SERVER", help="Only this server of it.")] = None,
     token: Annotated[
         str | None,
-        typer.Option(metavar="TOKEN", help="Bearer, or @FILE (default: $MCPCTL_TOKEN, or your login session)."),
+        typer.Option(metavar="@FILE", help="File with the bearer (default: $MCPCTL_TOKEN, or your login session)."),
     ] = None,
     gateway_url: Annotated[
         str | None, typer.Option(metavar="URL", help="The gateway, such as http://host:3200 (default: the context's).")

@@ -70,7 +70,7 @@ def tool(
     ] = None,
     token: Annotated[
         str | None,
-        typer.Option(metavar="TOKEN", help="Bearer; - reads stdin, @FILE a file (default: $MCPCTL_TOKEN, or yours)."),
+        typer.Option(metavar="-|@FILE", help="Bearer on stdin, or in a file (default: $MCPCTL_TOKEN, or yours)."),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How long to wait.")] = 120.0,
     gateway_url: Annotated[

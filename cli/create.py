@@ -17,7 +17,7 @@ from mcpctl.cli.creating import create_one, print_created
 from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.given import ask_password, assignments, given_secret
 from mcpctl.cli.labels import parse_labels
-from mcpctl.cli.mcp_servers import looks_secret
+from mcpctl.cli.mcp_servers import refuse_secret
 from mcpctl.cli.options import (
     ContextName,
     Description,
@@ -30,11 +30,15 @@ from mcpctl.cli.options import (
     Output,
     Project,
 )
-from mcpctl.cli.output import Format, note
+from mcpctl.cli.output import Format
 from mcpctl.cli.session import checked, session
 
 app = typer.Typer(cls=NounGroup, rich_markup_mode=None, add_completion=False)
 
+Plain = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Variable or header that is no secret; repeatable."),
+]
 Groups = Annotated[
     list[str] | None, typer.Option("--group", metavar="GROUP", help="Group to be a member of; repeatable.")
 ]
@@ -43,6 +47,7 @@ Groups = Annotated[
 @app.command()
 def project(
     name: NewName,
+    *,
     servers: Annotated[
         list[str] | None, typer.Option("--server", metavar="SERVER", help="Server that it offers; repeatable.")
     ] = None,
@@ -58,6 +63,9 @@ def project(
         GateForm | None,
         typer.Option(help="Brief agents before they act: a call gets the briefing with its result, or is refused."),
     ] = None,
+    pin_tools: Annotated[
+        bool, typer.Option("--pin-tools/--no-pin-tools", help="Keep back tools that their servers change.")
+    ] = True,
     labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
@@ -80,6 +88,7 @@ def project(
         naming=naming,
         max_token_ttl=max_token_ttl,
         gate=None if gate is None else GateSpec(mode=gate.value),
+        pin_tools=pin_tools,
     )
     create_one(catalog.create_project, "project", name, output, context, spec=spec)
 
@@ -104,6 +113,7 @@ def server(
     projects: Annotated[
         list[str] | None, typer.Option("-p", "--project", metavar="PROJECT", help="Project to add it to; repeatable.")
     ] = None,
+    plain: Plain = None,
     labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
@@ -129,9 +139,7 @@ def server(
         env=assignments(env, "--env"),
         prefix=prefix,
     )
-    for member, value in (spec.headers | spec.env).items():
-        if looks_secret(member, value):
-            note(f"{member} is kept in clear and shown to who may see the server: better {member}=secret:NAME")
+    refuse_secret(spec, plain or ())
     create_one(catalog.create_server, "server", name, output, context, spec=spec, projects=tuple(projects or ()))
 
 

@@ -22,6 +22,7 @@ from mcpctl.cli.explain import explain
 from mcpctl.cli.finding import one, targets
 from mcpctl.cli.given import ask_password
 from mcpctl.cli.manifests import KINDS, document, read
+from mcpctl.cli.mcp_servers import looks_secret
 from mcpctl.cli.options import ContextName, GateChange, NamingForm, Noun, Project
 from mcpctl.cli.output import note, say
 from mcpctl.cli.resources import Resource
@@ -85,6 +86,10 @@ def edit(
     gate: Annotated[
         GateChange | None, typer.Option(help="project: what a tool call meets before a briefing; off takes it away.")
     ] = None,
+    pin_tools: Annotated[
+        bool | None,
+        typer.Option("--pin-tools/--no-pin-tools", help="project: keep back tools that their servers change, or not."),
+    ] = None,
     add: Annotated[
         list[str] | None, typer.Option("--add", metavar="KIND:NAME", help="group: a new member, User:ann; repeatable.")
     ] = None,
@@ -128,6 +133,10 @@ def edit(
         if resource.name != "project":
             raise CliError("--gate is for a project", USAGE)
         changes = [gate.change, *(changes or ())]
+    if pin_tools is not None:
+        if resource.name != "project":
+            raise CliError("--pin-tools is for a project", USAGE)
+        changes = [*(changes or ()), f"pinTools={str(pin_tools).lower()}"]
     membership = Membership(*(tuple(given or ()) for given in (add, remove, add_group, remove_group)))
     membership.check(resource)
     if password_stdin and (resource.name != "user" or changes or membership):
@@ -237,6 +246,8 @@ def with_changes(document: Document, changes: list[str]) -> Document:
                 raise CliError(f"--set {path}: {step} holds no members", USAGE)
         as_yaml = text[:1] in YAML_BEGINS or text in YAML_WORDS or shape in (int, float)
         value = _yaml(text, f"--set {path}") if as_yaml else text
+        if way[-1:] in (["headers"], ["env"]) and isinstance(value, str) and looks_secret(last, value):
+            raise CliError(f"--set {path} looks like a secret: seal it, and write {path}=secret:NAME", USAGE)
         if value is None:
             place.pop(last, None)
         else:

@@ -11,7 +11,7 @@ import typer
 
 from mcpctl.cli.command_groups import Group
 from mcpctl.cli.endpoint_check import EndpointCheck, Report, Step, Wanted
-from mcpctl.cli.given import given_token, json_object
+from mcpctl.cli.given import given_token, json_object, option_token
 from mcpctl.cli.output import note, plain, say
 
 app = typer.Typer(
@@ -47,9 +47,7 @@ def mcp(
     *,
     token: Annotated[
         str | None,
-        typer.Option(
-            metavar="TOKEN", help="Bearer; - reads it from stdin, @FILE from a file (default: $MCPCTL_TOKEN)."
-        ),
+        typer.Option(metavar="-|@FILE", help="Bearer on stdin, or in a file (default: $MCPCTL_TOKEN)."),
     ] = None,
     tool: Annotated[str | None, typer.Option(metavar="NAME", help="Tool to call.")] = None,
     args: Annotated[str, typer.Option(metavar="JSON", help="Arguments of the call, a JSON object.")] = "{}",
@@ -71,7 +69,7 @@ def mcp(
     """  # noqa: D301 - \b keeps the examples' lines apart
     wanted = Wanted(
         url=url,
-        token=given_token(token if token is not None else os.environ.get("MCPCTL_TOKEN") or None),
+        token=option_token(token) or given_token(os.environ.get("MCPCTL_TOKEN") or None),
         tool=tool,
         arguments=json_object(args, "--args"),
         expected=tuple(name.strip() for name in (expect_tools or "").split(",") if name.strip()),

@@ -65,6 +65,7 @@ MEANINGS: Mapping[str, str] = {
     "project.gate.llm.model": "Name of the model, as the endpoint knows it.",
     "project.gate.llm.secretRef": "Secret that holds the endpoint's key, if it takes one.",
     "project.gate.llm.timeoutMs": "Milliseconds to wait for its choice; then tags and words decide.",
+    "project.pinTools": "Whether a tool that its server changes is kept back until mcpctl approve tool.",
     "prompt.project": "The project in which it counts; all projects where none is given.",
     "prompt.tags": "What a task is about that needs it.",
     "prompt.priority": "Weight among those that fit, 1 to 10; one of 10 is in every briefing.",

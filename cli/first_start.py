@@ -25,8 +25,8 @@ class FirstUser:
         self.password_file = folder.path / "admin-password"
 
     def prepare(self) -> None:
-        """Leave the one-time secret for the token actor, before it starts."""
-        if not self._folder.has_admin and read_private(self.secret_file) is None:
+        """Leave a one-time secret for the token actor, before it starts."""
+        if not self._folder.has_admin:
             write_private(self.secret_file, secrets.token_urlsafe(32) + "\n")
 
     async def create(self, nats_url: str) -> token.LoggedIn | None:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from mcpctl.bus.nats_url import trust_also
 from mcpctl.cli.context import Config, Context
 from mcpctl.cli.errors import USAGE, CliError, NotLoggedIn
-from mcpctl.cli.given import given_token
+from mcpctl.cli.given import given_token, option_token
 
 
 def endpoint(context: Context, project: str, server: str | None = None) -> str:
@@ -39,7 +39,7 @@ def as_agent(context_name: str | None, token: str | None, gateway_url: str | Non
     context = Context() if none_needed else config.stored(context_name)[1]
     if gateway_url is not None:
         context = replace(context, gateway_url=gateway_url)
-    bearer = given_token(token if token is not None else _of_environment()) or context.bearer
+    bearer = option_token(token) or given_token(_of_environment()) or context.bearer
     if bearer is None:
         raise NotLoggedIn
     return context, bearer

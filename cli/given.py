@@ -10,8 +10,22 @@ from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.private_file import read_private
 
 
+def option_token(value: str | None) -> str | None:
+    """Return the bearer that `--token` means: a line of stdin (`-`), or a file's (`@FILE`).
+
+    Raises `CliError` as `given_token` does, and for a bearer itself: other users and the shell's history see it.
+    """
+    if value is not None and value != "-" and not value.startswith("@"):
+        raise CliError(
+            "a token does not belong on the command line, where others can read it: write --token - and give it on "
+            "stdin, or --token @FILE, or set MCPCTL_TOKEN",
+            USAGE,
+        )
+    return given_token(value)
+
+
 def given_token(value: str | None) -> str | None:
-    """Return the bearer that `--token` means: the value itself, a line of stdin (`-`), or a file's (`@FILE`).
+    """Return the bearer that a text means: the text itself, a line of stdin (`-`), or a file's (`@FILE`).
 
     Raises `CliError` where it cannot be read or could not be sent, and for a file that others can read.
     """

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import mcpctl
+from mcpctl.bus.bearer import masked
 from mcpctl.cli.command_groups import Command, LazyGroup
 from mcpctl.cli.errors import INTERRUPTED, REFUSED, CliError
 
@@ -27,6 +28,7 @@ class Program(LazyGroup):
         Command("freeze", RESOURCES, "Stop projects at once", "mcpctl.cli.freeze:freeze"),
         Command("unfreeze", RESOURCES, "Let frozen projects go on", "mcpctl.cli.freeze:unfreeze"),
         Command("rotate", RESOURCES, "Give an mcptoken a new bearer", "mcpctl.cli.rotate:app"),
+        Command("approve", RESOURCES, "Approve tools that their servers changed", "mcpctl.cli.pins:app"),
         Command("explain", RESOURCES, "Show the fields of a kind of resource", "mcpctl.cli.explain_kind:explain"),
         Command("apply", RESOURCES, "Bring resources to what files say", "mcpctl.cli.apply:apply"),
         Command("export", RESOURCES, "Write a backup of the whole control plane", "mcpctl.cli.backup:export"),
@@ -36,7 +38,8 @@ class Program(LazyGroup):
         Command("mcp", AGENTS, "Serve a project over stdio", "mcpctl.cli.bridge:mcp"),
         Command("gate", AGENTS, "Have agents briefed again", "mcpctl.cli.gate:app"),
         Command("test", AGENTS, "Try an MCP endpoint", "mcpctl.cli.endpoint_command:app"),
-        Command("audit", AGENTS, "Show what was done and decided, or follow it", "mcpctl.cli.audit:app"),
+        Command("suggest", AGENTS, "Suggest the least rights, from what was done", "mcpctl.cli.suggest:app"),
+        Command("audit", AGENTS, "Show, follow and prove what was done and decided", "mcpctl.cli.audit:app"),
         Command("login", TOKENS, "Log in with a password", "mcpctl.cli.auth:login"),
         Command("logout", TOKENS, "End the login session", "mcpctl.cli.auth:logout"),
         Command("auth", TOKENS, "Show who you are and what you may do", "mcpctl.cli.auth:app"),
@@ -45,6 +48,8 @@ class Program(LazyGroup):
         Command("run", PROCESSES, "Run one part: a gateway, or some actors", "mcpctl.cli.processes:run"),
         Command("status", PROCESSES, "Show which parts answer", "mcpctl.cli.status:status"),
         Command("db", PROCESSES, "Check, migrate and move the databases", "mcpctl.cli.database:app"),
+        Command("nats", PROCESSES, "Make and check the configuration of the bus", "mcpctl.cli.nats:app"),
+        Command("keys", PROCESSES, "Rotate the keys that parts keep in files", "mcpctl.cli.keys:app"),
         Command("admin", PROCESSES, "Help on the host itself", "mcpctl.cli.admin:app"),
         Command("completion", PROCESSES, "Print the completion script of a shell", "mcpctl.cli.completion:completion"),
         Command("version", PROCESSES, "Show the version", "mcpctl.cli.processes:version"),
@@ -103,7 +108,7 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _fail(text: str, code: int) -> int:
-    line = " ".join(text.split())
+    line = masked(" ".join(text.split()).encode(errors="replace")).decode()
     sys.stderr.write(f"Error: {line}\n")
     return code
 

@@ -55,6 +55,17 @@ def looks_secret(name: str, value: str) -> bool:
     return clear and bool(SECRET_WORDS.search(name) or SECRET_VALUES.match(value))
 
 
+def refuse_secret(spec: ServerSpec, plain: Collection[str]) -> None:
+    """Raise `CliError` where a server would hold what looks like a secret in clear; `plain` are names that may."""
+    for member, value in (spec.headers | spec.env).items():
+        if member not in plain and looks_secret(member, value):
+            raise CliError(
+                f"{member} of server {spec.name} looks like a secret in clear: seal it with mcpctl create secret NAME, "
+                f"then write {SECRET_MARK}NAME in its place, or say --plain {member}",
+                USAGE,
+            )
+
+
 def take(data: Any, source: str, *, prefix: str = "", plain: Collection[str] = ()) -> Taken:
     """Read a client's file. Raises `CliError` that says which server is wrong, never with a value.
 

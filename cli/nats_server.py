@@ -9,6 +9,7 @@ from pathlib import Path
 from mcpctl.bus import nats_config
 from mcpctl.bus.errors import Unavailable
 from mcpctl.bus.nats_config import Listen
+from mcpctl.cli import nats_check
 from mcpctl.cli.errors import CliError
 from mcpctl.cli.ports import free_port
 from mcpctl.cli.supervisor import Part
@@ -35,10 +36,10 @@ class NatsServer:
     def part(self, log: Path) -> Part:
         """Write keys and configuration, and return the process that uses them. Raises `Unavailable`."""
         nats_config.write_keys(self.keys)
-        config = self.folder / "nats.conf"
-        config.write_text(
-            nats_config.render(Listen(self.port, self.folder / "streams", power_safe=self._power_safe), self.keys)
-        )
+        listen = Listen(self.port, self.folder / "streams", power_safe=self._power_safe)
+        config = nats_config.write(self.folder, listen, self.keys)
+        for finding in nats_check.check(config):
+            raise Unavailable(str(finding))
         return Part("nats-server", (binary(), "-c", str(config)), log, probe=self._accepts)
 
     async def start(self) -> None:

@@ -148,6 +148,7 @@ STYLES = {
     "ok": "green",
     "deny": "red",
     "revoked": "red",
+    "quarantined": "red",
     "error": "red",
     "missing": "red",
     "expired": "yellow",

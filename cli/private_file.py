@@ -47,10 +47,16 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def read_private(path: Path) -> str | None:
-    """Return a file's text, None where there is none. Raises `CliError` where others can read it too."""
+    """Return a file's text, None where there is none.
+
+    Raises `CliError` where others can read it too, or where it is another user's: through a symbolic link, say.
+    """
     try:
         with path.open() as file:
-            if os.fstat(file.fileno()).st_mode & OTHERS:
+            status = os.fstat(file.fileno())
+            if status.st_uid not in (os.geteuid(), 0):
+                raise CliError(f"{path} belongs to another user: give a file of your own")
+            if status.st_mode & OTHERS:
                 raise CliError(f"{path} holds secrets and can be read by others: run chmod 600 {path}")
             return file.read()
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,14 @@ from mcpctl.cli.errors import USAGE, CliError
 from mcpctl.cli.output import DataFormat, print_data, say
 
 run = typer.Typer(cls=Group, rich_markup_mode=None, help="Run one part in this process, against a given bus.")
+
+
+class Durability(StrEnum):
+    """What an acknowledged audit event survives: the end of any process, or a power cut as well."""
+
+    PROCESS = "process"
+    POWER = "power"
+
 
 DataDir = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Folder of databases and keys (default: the user's own).")
@@ -38,6 +47,13 @@ def up(
         ),
     ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="Add a project with real servers, and a token for it.")] = False,
+    audit_durability: Annotated[
+        Durability,
+        typer.Option(
+            envvar="MCPCTL_AUDIT_DURABILITY",
+            help="What an acknowledged audit event survives: the end of any process, or a power cut too (slower).",
+        ),
+    ] = Durability.PROCESS,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the logs of all parts on stderr too.")] = False,
 ) -> None:
     """Run nats-server, all actors, a router and a gateway on this machine, until Ctrl-C.
@@ -47,11 +63,14 @@ def up(
       mcpctl up
       mcpctl up --demo
       mcpctl up --data /srv/mcpctl --http-host 0.0.0.0 --http-port 8080
+      mcpctl up --audit-durability power
     """  # noqa: D301 - \b keeps the examples' lines apart
     from mcpctl.cli import up as installation  # noqa: PLC0415 - `run` and `version` do without
 
     chosen = data or user_data_path("mcpctl")
-    installation.up(installation.Options(chosen, http_host, http_port, nats_port, demo=demo, verbose=verbose))
+    power_safe = audit_durability is Durability.POWER
+    options = installation.Options(chosen, http_host, http_port, nats_port, demo, verbose, power_safe)
+    installation.up(options)
 
 
 @run.command()

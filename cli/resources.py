@@ -310,6 +310,7 @@ RESOURCES = (
             NAME,
             Column("PROJECT", lambda t: t.project),
             Column("SERVER", lambda t: t.server),
+            Column("STATE", lambda t: t.state),
             Column("DESCRIPTION", lambda t: t.description.partition("\n")[0]),
         ),
         instead={
@@ -320,7 +321,7 @@ RESOURCES = (
             "watch": "each look asks its server; repeat the command",
         },
         lister="mcpctl.cli.tools:list_tools",
-        data=lambda t: {"kind": "tool", "project": t.project, "server": t.server, **t.tool},
+        data=lambda t: {"kind": "tool", "project": t.project, "server": t.server, "state": t.state, **t.tool},
     ),
     Resource(
         "gate",

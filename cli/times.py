@@ -1,7 +1,7 @@
 """Times as people read and write them: `3d`, `in 29d`, `12h`."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mcpctl.cli.errors import USAGE, CliError
@@ -33,18 +33,40 @@ def parse_ttl(text: str | None) -> dict[str, Any]:
     if text == "never":
         return {"never_expires": True}
     if not _DURATION.fullmatch(text):
-        return {"expires_at": _moment(text)}
+        return {"expires_at": _moment(text, "30d, 12h, 2027-01-31, 2027-01-31T12:00Z or never")}
     seconds = parse_duration(text)
     if seconds == 0:
         raise CliError("what lives for no time cannot be used: write 30d, 12h or never", USAGE)
     return {"ttl_seconds": seconds}
 
 
-def _moment(text: str) -> datetime:
+def parse_past(text: str) -> datetime:
+    """Return a moment by how long ago it was (`30m`, `90d`), or in ISO 8601 (the local time where none is named).
+
+    Raises `CliError` for anything else.
+    """
+    if _DURATION.fullmatch(text):
+        try:
+            return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+        except OverflowError as error:
+            raise CliError(f"{text!r} is before all time", USAGE) from error
+    return _moment(text, "30d, 12h, 2027-01-31 or 2027-01-31T12:00Z")
+
+
+def _moment(text: str, wanted: str) -> datetime:
     try:
-        return datetime.fromisoformat(text).astimezone()
+        given = datetime.fromisoformat(text)
+        moment = given.astimezone()
+        if given.tzinfo is None and _is_ambiguous(given):
+            raise CliError(f"{text!r} comes twice or never, since clocks are changed then: write it with Z", USAGE)
     except (ValueError, OverflowError) as error:
-        raise CliError(f"{text!r} is no time: write 30d, 12h, 2027-01-31, 2027-01-31T12:00Z or never", USAGE) from error
+        raise CliError(f"{text!r} is no time: write {wanted}", USAGE) from error
+    return moment
+
+
+def _is_ambiguous(local: datetime) -> bool:
+    """Tell whether a local time falls into an hour that clocks go through twice, or leave out."""
+    return local.replace(fold=0).astimezone().utcoffset() != local.replace(fold=1).astimezone().utcoffset()
 
 
 def span(seconds: float) -> str:

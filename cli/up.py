@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mcpctl.bus import provision
 from mcpctl.bus.errors import BusError
+from mcpctl.bus.nats_url import is_loopback, tls_is_in_front
+from mcpctl.bus.networks import OPEN
 from mcpctl.cli import ports
 from mcpctl.cli.context import Config
 from mcpctl.cli.data_folder import DataFolder
@@ -24,6 +26,9 @@ STATEFUL_ACTORS = ("token", "rbac", "catalog", "session", "audit")
 OWN_VARIABLES = ("MCPCTL_TOKEN", "MCPCTL_CONFIG", "MCPCTL_CONTEXT", "MCPCTL_NATS_TOKEN", "MCPCTL_NATS_TOKEN_FILE")
 """Settings of the CLI, or of other installations: not for the children."""
 
+OPEN_TO_ITS_USER = {"MCPCTL_UPSTREAM_NETWORKS": OPEN, "MCPCTL_STDIO_COMMANDS": "*"}
+"""What holds on one's own machine unless the environment says otherwise: its user may reach and start these anyway."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -35,6 +40,7 @@ class Options:
     nats_port: int | None = None
     demo: bool = False
     verbose: bool = False
+    power_safe: bool = False
 
 
 def up(options: Options) -> None:
@@ -51,7 +57,8 @@ class Installation:
         self._options, self._folder = options, folder
         self._supervisor = Supervisor(say)
         self._http_port = _http_port(options)
-        self._nats = NatsServer(folder.path / "nats", _nats_port(options, folder))
+        _demand_tls(options.http_host)
+        self._nats = NatsServer(folder.path / "nats", _nats_port(options, folder), power_safe=options.power_safe)
         self._demo = Demo(folder) if options.demo else None
         self._first_user = FirstUser(folder)
         self._began = time.monotonic()
@@ -136,15 +143,19 @@ class Installation:
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
-        return inherited | {
-            "MCPCTL_NATS_URL": self._nats.url,
-            "MCPCTL_NATS_KEYS": str(self._nats.keys),
-            "MCPCTL_DATA_DIR": str(self._folder.path),
-            "MCPCTL_BOOTSTRAP_FILE": str(self._first_user.secret_file),
-            "MCPCTL_BUS_ANONYMOUS_EDGE": "true",
-            "MCPCTL_HTTP_HOST": self._options.http_host,
-            "MCPCTL_HTTP_PORT": str(self._http_port),
-        }
+        return (
+            OPEN_TO_ITS_USER
+            | inherited
+            | {
+                "MCPCTL_NATS_URL": self._nats.url,
+                "MCPCTL_NATS_KEYS": str(self._nats.keys),
+                "MCPCTL_DATA_DIR": str(self._folder.path),
+                "MCPCTL_BOOTSTRAP_FILE": str(self._first_user.secret_file),
+                "MCPCTL_BUS_ANONYMOUS_EDGE": "true",
+                "MCPCTL_HTTP_HOST": self._options.http_host,
+                "MCPCTL_HTTP_PORT": str(self._http_port),
+            }
+        )
 
     def _log(self, name: str) -> Path:
         return self._folder.path / "logs" / f"{name}.log"
@@ -152,7 +163,8 @@ class Installation:
     @property
     def _gateway_url(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._options.http_host, self._options.http_host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._http_port}"
+        scheme = "https" if os.environ.get("MCPCTL_TLS_CERT") else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._http_port}"
 
 
 def say(line: str) -> None:
@@ -172,6 +184,15 @@ def _http_port(options: Options) -> int:
     if not free:
         raise CliError(f"port {options.http_port} on {options.http_host} is taken: choose another with --http-port")
     return options.http_port
+
+
+def _demand_tls(host: str) -> None:
+    """Raise `CliError` where agents' bearers would travel in clear beyond this machine."""
+    if not is_loopback(host) and not tls_is_in_front() and not os.environ.get("MCPCTL_TLS_CERT"):
+        raise CliError(
+            f"{host} is beyond loopback: set MCPCTL_TLS_CERT and MCPCTL_TLS_KEY, or MCPCTL_TLS=terminated-by-proxy "
+            "where something in front speaks TLS"
+        )
 
 
 def _nats_port(options: Options, folder: DataFolder) -> int:

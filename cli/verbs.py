@@ -27,8 +27,9 @@ from mcpctl.cli.listing import details
 from mcpctl.cli.options import ContextName, LabelSelector, NameOption, Names, Noun, Project
 from mcpctl.cli.output import note, print_details, say
 from mcpctl.cli.receipts import confirm
-from mcpctl.cli.resources import PAST
+from mcpctl.cli.resources import PAST, canonical
 from mcpctl.cli.session import Session, session
+from mcpctl.cli.usage import report_on
 
 CONFIRMED = frozenset({"project", "server", "mcptoken", "user", "group", "serviceaccount", "rbac"})
 """What agents may be using: that all replicas know of its end is told."""
@@ -50,7 +51,13 @@ def describe(
       mcpctl describe server time
       mcpctl describe mcptoken ci -p demo
       mcpctl describe projects -l team=shop
+      mcpctl describe tool github/create_issue
     """  # noqa: D301 - \b keeps the examples' lines apart
+    if canonical(noun.partition("/")[0]) == "tool":
+        from mcpctl.cli.pins import describe_tools  # noqa: PLC0415 - of tools alone
+
+        asyncio.run(describe_tools([noun, *(names or ())] if "/" in noun else names or (), context))
+        return
     resource, found = targets(noun, names or ())
     if found:
         demand_project(resource, project)
@@ -86,6 +93,8 @@ def revoke(
     names: Names = None,
     project: Project = None,
     selector: LabelSelector = None,
+    *,
+    report: Annotated[bool, typer.Option("--report", help="Then sum up what they did: tools, outcomes, when.")] = False,
     context: ContextName = None,
 ) -> None:
     """Revoke mcptokens: they work no more and stay listed. Or one bearer of a service account, by its id.
@@ -94,12 +103,22 @@ def revoke(
     Examples:
       mcpctl revoke mcptoken ci -p demo
       mcpctl revoke mcptokens -p demo -l team=shop
+      mcpctl revoke mcptoken ci -p demo --report
       mcpctl revoke serviceaccounttoken build ID
     """  # noqa: D301 - \b keeps the examples' lines apart
     if noun in ACCOUNT_TOKEN:
         asyncio.run(_revoke_account_token(names or (), context))
         return
-    asyncio.run(change(named(noun, names, project, selector), "revoke", context))
+    wanted = named(noun, names, project, selector)
+    if report:
+        if not wanted.names or wanted.resource.name != "mcptoken":
+            raise CliError("--report is about mcptokens that are named", USAGE)
+        demand_project(wanted.resource, project)
+    try:
+        asyncio.run(change(wanted, "revoke", context))
+    finally:
+        if report:  # whatever became of the revocation
+            report_on(wanted.names, project, context)
 
 
 async def _revoke_account_token(words: Sequence[str], context: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Write the generated pages from the code: `python docs/generate.py` (with `--check`: fail where a page is stale)."""
+"""Write what is generated from the code: `python docs/generate.py` (with `--check`: fail where it is stale)."""
 
 import argparse
 import re
@@ -74,10 +74,18 @@ def settings() -> str:
         lines += [f"## {name}", "", "| variable | default | meaning |", "|---|---|---|"]
         for field, info in model.model_fields.items():
             default = "(platform)" if info.default_factory is not None else info.default
-            shown = "" if default in (None, ()) else f"`{default}`"
+            default = ",".join(map(str, default)) if isinstance(default, tuple) else default
+            shown = "" if default in (None, "") else f"`{default}`"
             lines.append(f"| `MCPCTL_{field.upper()}` | {shown} | {info.description} |")
         lines.append("")
-    lines += ["`MCPCTL_LOG_LEVEL` (`debug`, `info`, `warning`, `error`) holds for every process.", ""]
+    lines += [
+        "`MCPCTL_AUDIT_DURABILITY` (`process`, `power`) is read by `mcpctl up`: an acknowledged audit event",
+        "survives the end of any process, or a power cut too; [what that costs](performance.md#audit-durability).",
+        "",
+        "`MCPCTL_LOG_LEVEL` (`debug`, `info`, `warning`, `error`) holds for every process. A variable that begins with",
+        "`MCPCTL_` and is no part's own keeps a process from starting: it is a typing error, or of another version.",
+        "",
+    ]
     return HEAD + "\n".join(lines)
 
 
@@ -122,7 +130,25 @@ def protocol() -> str:
     return text
 
 
-PAGES = {"contracts.md": contracts, "settings.md": settings, "protocol.md": protocol}
+def variables() -> str:
+    """Return the module that names every variable which some part reads: what the sources and the settings name."""
+    folders = ("actors", "bus", "cli", "gateway")
+    texts = (path.read_text() for name in folders for path in (HERE.parent / name).rglob("*.py") if path != VARIABLES)
+    names = {name for text in texts for name in re.findall(r"(?<!_)MCPCTL_[A-Z0-9_]*[A-Z0-9](?![A-Z0-9_])", text)}
+    names |= {f"MCPCTL_{field.upper()}" for model in (GatewaySettings, ActorSettings) for field in model.model_fields}
+    rows = "\n".join(f'        "{name}",' for name in sorted(names))
+    return f'''"""Every variable that some part reads. Written by docs/generate.py: edit the settings, not this file."""
+
+KNOWN = frozenset(
+    {{
+{rows}
+    }}
+)
+'''
+
+
+VARIABLES = HERE.parent / "bus" / "variables.py"
+PAGES = {"contracts.md": contracts, "settings.md": settings, "protocol.md": protocol, "../bus/variables.py": variables}
 
 
 def main() -> int:

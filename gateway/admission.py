@@ -12,8 +12,10 @@ from mcpctl.bus.errors import BusError, Forbidden, Unauthenticated
 from mcpctl.bus.mcp_messages import INVALID_REQUEST
 from mcpctl.bus.names import is_label
 from mcpctl.bus.principals import Principals
+from mcpctl.gateway.addresses import Addresses
 from mcpctl.gateway.authorization import Refused, bearer_of, refusal_of
 from mcpctl.gateway.hosts import Hosts
+from mcpctl.gateway.refusals import Refusals
 from mcpctl.gateway.wire import NO_ID, Fault, fault_of
 
 
@@ -39,8 +41,17 @@ class Exchange:
 class Admission:
     """Checks what comes before any message is read; refusals of real bearers are audited."""
 
-    def __init__(self, hosts: Hosts, principals: Principals, audit: AuditWriter, gateway: str) -> None:
-        self._hosts, self._principals, self._audit, self._gateway = hosts, principals, audit, gateway
+    def __init__(
+        self,
+        hosts: Hosts,
+        addresses: Addresses,
+        refusals: Refusals,
+        principals: Principals,
+        audit: AuditWriter,
+        gateway: str,
+    ) -> None:
+        self._hosts, self._addresses, self._refusals = hosts, addresses, refusals
+        self._principals, self._audit, self._gateway = principals, audit, gateway
 
     async def admit(self, request: web.Request) -> Exchange:
         """Let a request of a project in. Raises `Fault` for the wrong host, bearer or project."""
@@ -67,20 +78,33 @@ class Admission:
             raise Fault(403, INVALID_REQUEST, "the Origin header names no host of this gateway (MCPCTL_ALLOWED_HOSTS)")
 
     async def identify(self, request: web.Request, project: str | None) -> tuple[str, Principal]:
-        """Return the bearer of a request, and whom it stands for. Raises `Refused`, and `BusError`."""
+        """Return the bearer of a request, and whom it stands for.
+
+        Raises `Refused`, `BusError`, and `Fault` (429) where too many bearers of its address were refused.
+        """
         try:
             bearer = bearer_of(request)
-            return bearer, self._principals.peek(digest(bearer)) or await self._resolve(bearer)
+            return bearer, self._principals.peek(digest(bearer)) or await self._resolve(request, bearer)
         except Refused as refused:
             self._note_refusal(refused, project)
             raise
 
-    async def _resolve(self, bearer: str) -> Principal:
-        if kind_of(bearer) is None:
-            raise Refused(401, "the token is not valid", "invalid_token")
+    async def _resolve(self, request: web.BaseRequest, bearer: str) -> Principal:
+        address = self._addresses.of(request)
+        if self._refusals.exhausted(address) and not self._principals.knew(bearer):
+            fault = await self._refusals.turn_away(address)
+            if fault.headers.get("Connection") == "close":
+                request.protocol.close()
+            raise fault
         try:
+            if kind_of(bearer) is None:
+                raise Refused(401, "the token is not valid", "invalid_token")
             return await self._principals.of(bearer)
+        except Refused:
+            self._refusals.note(address)
+            raise
         except Unauthenticated as error:
+            self._refusals.note(address)
             raise refusal_of(error) from error
 
     def _note_refusal(self, refused: Refused, project: str | None) -> None:

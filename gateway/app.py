@@ -9,6 +9,7 @@ from aiohttp import web
 from mcpctl.bus.connection import Bus, Tasks
 from mcpctl.bus.contract import PREFIX
 from mcpctl.bus.service import Service
+from mcpctl.gateway.door import Door
 from mcpctl.gateway.endpoint import McpEndpoint
 from mcpctl.gateway.health import Health
 from mcpctl.gateway.rest.api import RestApi
@@ -21,16 +22,18 @@ FIRST_LEASES_SECONDS = 5.0
 class Gateway:
     """An HTTP application on a bus connection: `start` before it serves, `stop` after."""
 
-    def __init__(self, bus: Bus, settings: GatewaySettings) -> None:
+    def __init__(self, bus: Bus, settings: GatewaySettings, door: Door) -> None:
         self._bus = bus
         self._service = Service("gateway", "Speaks MCP over HTTP to agents")
         counts = self._service.endpoint("mcp", f"{PREFIX}.mcp.*.{bus.caller}", "")
         self._endpoint = McpEndpoint(bus, settings, counts)
+        bus.misuse.tell = lambda event: self._endpoint.audit.append_later({"kind": "edge"} | event)
         self._background = Tasks()
-        health = Health(bus, self._endpoint)
+        health = Health(bus, self._endpoint, door)
         asked = self._service.endpoint("rest", f"{PREFIX}.*.*.{bus.caller}", "")
         rest = RestApi(bus, self._endpoint.admission, asked)
         self.app = web.Application(client_max_size=settings.body_limit)
+        self.addresses = self._endpoint.addresses
         self.app[VOUCHES] = self._endpoint.vouches
         self.app.on_shutdown.append(self._endpoint.stop_streams)
         for path in ("/projects/{project}/mcp", "/projects/{project}/servers/{server}/mcp"):

@@ -21,14 +21,16 @@ class Refused(Exception):
 
 def bearer_of(request: web.BaseRequest) -> str:
     """Return the bearer of a request. Raises `Refused`: 401 without one, 400 for what is no bearer header."""
+    if "access_token" in request.raw_path or "mcpctl_" in request.raw_path:
+        raise Refused(400, "a bearer in the URL is not accepted: use the Authorization header", "invalid_request")
     given = request.headers.getall("Authorization", ())
     if not given:
-        if "access_token" in request.query_string:
-            raise Refused(400, "a bearer in the URL is not accepted: use the Authorization header", "invalid_request")
         raise Refused(401, "a bearer token is required")
     scheme = given[0].partition(" ")[0].lower()
     if len(given) > 1 or scheme == "bearer":
         match = _BEARER.match(given[0])
+        if len(given) == 1 and not given[0].isascii():  # it would be a credential, were it one of ours
+            raise Refused(401, "the token is not valid", "invalid_token")
         if len(given) > 1 or match is None:
             raise Refused(400, "the Authorization header is malformed", "invalid_request")
         return match[1]

@@ -24,7 +24,7 @@ from mcpctl.bus.frames import (
     router_subject,
 )
 from mcpctl.bus.identity import service_inbox
-from mcpctl.gateway.live_call import LiveCall
+from mcpctl.gateway.live_call import BUFFER, LiveCall
 
 SWEEP = 0.25
 SIGN_OF_LIFE = 15.0
@@ -44,10 +44,13 @@ LEFT = 4096
 
 
 class DataPlane:
-    """All calls of one gateway. Replies arrive on one subscription whose subject holds 128 random bits."""
+    """All calls of one gateway. Replies arrive on one subscription whose subject holds 128 random bits.
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
+    `buffer` is how many bytes a call may hold for a client that is slow to read.
+    """
+
+    def __init__(self, bus: Bus, *, buffer: int = BUFFER) -> None:
+        self._bus, self._buffer = bus, buffer
         self._inbox = service_inbox(bus.caller)  # below it other gateways may publish too
         self._calls: dict[str, LiveCall] = {}
         self._left: dict[str, str] = {}
@@ -80,7 +83,8 @@ class DataPlane:
 
     def _begin(self, message: bytes, principal: Principal, seconds: float, session: str | None) -> LiveCall:
         self._count += 1
-        call = LiveCall(self, f"{self._inbox}.{self._count}", message, principal, seconds=seconds, session=session)
+        key, room = f"{self._inbox}.{self._count}", self._buffer
+        call = LiveCall(self, key, message, principal, seconds=seconds, session=session, buffer=room)
         self._calls[call.key] = call
         return call
 

@@ -14,20 +14,24 @@ from mcpctl.bus.mcp_messages import INTERNAL_ERROR, INVALID_REQUEST, LEGACY, Env
 from mcpctl.bus.principals import Principals
 from mcpctl.bus.service import Endpoint
 from mcpctl.gateway import legacy, modern
+from mcpctl.gateway.addresses import Addresses
 from mcpctl.gateway.admission import Admission, Exchange
 from mcpctl.gateway.dataplane import LISTEN, DataPlane
 from mcpctl.gateway.endings import Endings
 from mcpctl.gateway.event_log import EventId, EventLogs
 from mcpctl.gateway.get_stream import GetStreams
 from mcpctl.gateway.hosts import Hosts
+from mcpctl.gateway.json_limits import JsonLimits
 from mcpctl.gateway.legacy_requests import SESSION_ID, LegacyRequests
 from mcpctl.gateway.listen_stream import ListenStreams
 from mcpctl.gateway.peers import Peers
+from mcpctl.gateway.refusals import Refusals
 from mcpctl.gateway.relay import Relay
 from mcpctl.gateway.resuming import Resuming
 from mcpctl.gateway.server_requests import ServerRequests
 from mcpctl.gateway.sessions import Sessions
 from mcpctl.gateway.settings import GatewaySettings
+from mcpctl.gateway.stream_limit import StreamLimit
 from mcpctl.gateway.wire import (
     EVENT_STREAM,
     JSON,
@@ -56,9 +60,14 @@ class McpEndpoint:
             bus, positive_ttl_ms=settings.token_positive_ttl_ms, negative_ttl_ms=settings.token_negative_ttl_ms
         )
         self.sessions = Sessions(bus)
-        self.plane = DataPlane(bus)
+        self.plane = DataPlane(bus, buffer=settings.call_buffer)
         self.audit = AuditWriter(bus.client, bus.caller)
-        self.admission = Admission(Hosts(settings), self.principals, self.audit, bus.caller)
+        self.addresses = Addresses(settings.trusted_proxies)
+        refusals = Refusals(settings.address_refusals)
+        self.admission = Admission(Hosts(settings), self.addresses, refusals, self.principals, self.audit, bus.caller)
+        self._body_limit = settings.body_limit
+        self._json = JsonLimits(depth=settings.json_depth, digits=settings.number_digits)
+        self._open = StreamLimit(settings.token_streams)
         self.logs = EventLogs(bus.caller)
         requests = ServerRequests(bus.caller)
         self._relay = Relay(self.plane, self.sessions, requests, self.logs, settings.call_timeout_ms)
@@ -88,7 +97,7 @@ class McpEndpoint:
         except ConnectionError:  # gone, or cut off
             return web.Response(status=499)
         except Exception:
-            log.exception("request failed", path=request.path)
+            log.exception("request failed", method=request.method)  # a path may hold anything, a bearer too
             return render(Fault(500, INTERNAL_ERROR, "internal error; the gateway's log has the details"))
         if not answer.prepared and not self.vouches():
             return render(fault_of(Unavailable("what the caller may do can no longer be confirmed")))
@@ -118,7 +127,8 @@ class McpEndpoint:
         modern.check(exchange.http, method, request_id, params)
         sent = modern.without_tasks(params_of(message))
         if method == LISTEN:
-            return await self._listens.listen(exchange, sent)
+            with self._open.one_more(exchange, object()):
+                return await self._listens.listen(exchange, sent)
         if method == "tools/call":
             exchange.param_headers = modern.param_headers(exchange.http, request_id)
         return await self._relay.relay(exchange, method, sent)
@@ -139,7 +149,8 @@ class McpEndpoint:
         if event is not None and event.request_id is not None:
             return await self._resuming.resume(exchange, event)
         try:
-            return await self._streams.open(exchange, resumed=last is not None)
+            with self._open.one_more(exchange, session.key):
+                return await self._streams.open(exchange, resumed=last is not None)
         except NotFound as error:
             raise no_session() from error
         except BusError as error:
@@ -196,10 +207,14 @@ class McpEndpoint:
         if request.content_type != JSON:
             raise Fault(415, INVALID_REQUEST, "Content-Type must be application/json", headers={"Accept-Post": JSON})
         try:
+            if (request.content_length or 0) > self._body_limit:
+                raise web.HTTPRequestEntityTooLarge(self._body_limit)
             body = await request.read()
         except web.HTTPRequestEntityTooLarge as error:
             raise fault_of(TooLarge("the request body is longer than this gateway takes")) from error
-        return read_message(body)
+        message = read_message(body)
+        self._json.check(body)
+        return message
 
 
 def _is_modern(request: web.Request, params: Params) -> bool:

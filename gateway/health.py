@@ -10,6 +10,7 @@ from aiohttp import web
 import mcpctl
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contract import ACTORS
+from mcpctl.gateway.door import Door
 from mcpctl.gateway.endpoint import McpEndpoint
 
 NEEDED: frozenset[str] = frozenset(ACTORS) - {"audit"}
@@ -22,8 +23,8 @@ KEPT_SECONDS = 1.0
 class Health:
     """Asks the bus who is there, at most once a second."""
 
-    def __init__(self, bus: Bus, endpoint: McpEndpoint) -> None:
-        self._bus, self._endpoint = bus, endpoint
+    def __init__(self, bus: Bus, endpoint: McpEndpoint, door: Door) -> None:
+        self._bus, self._endpoint, self._door = bus, endpoint, door
         self._seen: tuple[float, frozenset[str]] | None = None
         self._asking = asyncio.Lock()
 
@@ -33,7 +34,8 @@ class Health:
     async def readyz(self, _request: web.Request) -> web.Response:
         """Answer 200 where a call could be served now, else 503 with what is missing."""
         if not self._bus.client.is_connected:
-            return _json(503, {"status": "unready", "missing": ["bus"]})
+            reason = f"bus ({self._door.reason})" if self._door.reason else "bus"
+            return _json(503, {"status": "unready", "missing": [reason]})
         present = await self._present()
         missing: list[str] = sorted(NEEDED - present)
         followers = (self._endpoint.principals.follower, self._endpoint.sessions.follower)

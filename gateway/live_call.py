@@ -42,6 +42,7 @@ class LiveCall:
 
     __slots__ = (
         "_aborted",
+        "_buffer",
         "_buffered",
         "_failure",
         "_frames",
@@ -76,6 +77,7 @@ class LiveCall:
         *,
         seconds: float = math.inf,
         session: str | None = None,
+        buffer: int = BUFFER,
     ) -> None:
         self.key, self.message, self.principal, self.session = key, message, principal, session
         self.started = time.monotonic()
@@ -89,7 +91,7 @@ class LiveCall:
         self._plane = plane
         self._frames: deque[Frame] = deque()
         self._parts: list[bytes] = []
-        self._buffered = self._number = 0
+        self._buffer, self._buffered, self._number = buffer, 0, 0
         self._failure: BusError | None = None
         self._otherwise = b""
         self._waiter: asyncio.Future[bool] | None = None
@@ -186,7 +188,7 @@ class LiveCall:
 
     def _hold(self, size: int) -> None:
         self._buffered += size
-        if self._buffered > BUFFER:
+        if self._buffered > self._buffer:
             self._frames.clear()
             self.fail(TooLarge("the client does not read as fast as the call answers"))
 

@@ -98,7 +98,7 @@ def _check_version(request: web.BaseRequest, params: Params) -> None:
     if not meta or meta.version is UNSET or not bytes(meta.capabilities or b"").startswith(b"{"):
         wanted = f"{PROTOCOL_VERSION} (a text) and {CLIENT_CAPABILITIES} (an object)"
         raise Fault(400, INVALID_PARAMS, f"params._meta must have {wanted}")
-    version = request.headers.get("MCP-Protocol-Version")
+    version = _only(request, "MCP-Protocol-Version")
     if version != meta.version:
         text = "the header MCP-Protocol-Version must repeat the version in params._meta"
         raise Fault(400, HEADER_MISMATCH, text)
@@ -108,7 +108,7 @@ def _check_version(request: web.BaseRequest, params: Params) -> None:
 
 
 def _check_headers(request: web.BaseRequest, method: str, params: Params) -> None:
-    if request.headers.get("Mcp-Method") != method:
+    if _only(request, "Mcp-Method") != method:
         raise Fault(400, HEADER_MISMATCH, "the header Mcp-Method must repeat the method")
     named = NAMED.get(method)
     if named is None:
@@ -116,8 +116,14 @@ def _check_headers(request: web.BaseRequest, method: str, params: Params) -> Non
     value = params.name if named == "name" else params.uri
     if value is UNSET:
         raise Fault(400, INVALID_PARAMS, f"params.{named} is missing")
-    if _decoded(request.headers.get("Mcp-Name")) != value:
+    if _decoded(_only(request, "Mcp-Name")) != value:
         raise Fault(400, HEADER_MISMATCH, f"the header Mcp-Name must repeat params.{named}")
+
+
+def _only(request: web.BaseRequest, name: str) -> str | None:
+    """Return a header's value; None where it is missing, or there twice: who is in front may have read the other."""
+    values = request.headers.getall(name, ())
+    return values[0] if len(values) == 1 else None
 
 
 def _decoded(value: str | None) -> str | None:

@@ -129,7 +129,9 @@ class Peers:
             task = self._running.get(head.reply)
             if task is not None and head.reply.startswith(f"{inbox_of(caller)}."):
                 task.cancel()
-        elif msg.reply.startswith(f"{inbox_of(caller)}.{SERVICE_INBOX}.") and not self._answers.full:
+        elif not msg.reply.startswith(f"{inbox_of(caller)}.{SERVICE_INBOX}."):
+            self._bus.misuse.note(msg.subject)
+        elif not self._answers.full:
             answer = PeerAnswer(self._bus, msg.reply)
             self._running[msg.reply] = self._answers.start(self._answer(answer, msg.reply, head))
 

@@ -75,6 +75,8 @@ class System:
             "MCPCTL_NATS_KEYS": str(self.nats.keys),
             "MCPCTL_DATA_DIR": str(self.folder / "data"),
             "MCPCTL_BUS_ANONYMOUS_EDGE": "true",
+            "MCPCTL_UPSTREAM_NETWORKS": "loopback",
+            "MCPCTL_STDIO_COMMANDS": "*",
             "MCPCTL_READY_FD": str(write),
             "MCPCTL_LOG_LEVEL": "debug",
             "MCPCTL_LIST_TIMEOUT_MS": "2000",

@@ -1,17 +1,19 @@
 """Appending to the ledger: in the stream's order, one hash chain a project, one transaction a batch.
 
 The row of the position is locked first and moved in the transaction that inserts, so of several sinks one
-writes at a time, and after a crash the position and the entries agree.
+writes at a time, and after a crash the position and the entries agree. What a transaction changes it signs, and it
+goes on only from what was signed: where that is something else, the ledger itself says so.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import insert
 from sqlmodel import Session, SQLModel, col, select
 
 from mcpctl.actors.audit_sink import records
+from mcpctl.actors.audit_sink.heads import Notary
 from mcpctl.actors.audit_sink.records import Record
 from mcpctl.actors.audit_sink.rows import ChainRow, EntryRow, PositionRow
 from mcpctl.bus.contracts import audit
@@ -40,10 +42,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """Where the ledger stands after a transaction, and the tail messages (subject and payload) of what it added."""
+    """Where the ledger stands after a transaction, the tail messages (subject, payload) of what it added, its heads."""
 
     position: Position
     tail: Sequence[tuple[str, bytes]] = field(default=())
+    heads: Sequence[audit.Head] = field(default=())
 
 
 def position(session: Session) -> Position | None:
@@ -52,7 +55,21 @@ def position(session: Session) -> Position | None:
     return None if row is None else Position(row.stream, row.seq, row.at, row.last)
 
 
-def align(session: Session, before: Position | None, stream: StreamState) -> Appended:
+def adopt(session: Session, notary: Notary) -> Sequence[audit.Head]:
+    """Sign what is not signed yet, as it stands: right only where there has never been a key to sign it with."""
+    heads = []
+    for chain in session.exec(select(ChainRow).where(ChainRow.signature == "")):
+        head = notary.sign(chain.project, chain.number, chain.hash)
+        session.merge(_chain_row(head))
+        heads.append(head)
+    row = session.exec(select(PositionRow).with_for_update()).one_or_none()
+    if row is not None and not row.signature:
+        notary.sign_position(row)
+        session.add(row)
+    return heads
+
+
+def align(session: Session, notary: Notary, before: Position | None, stream: StreamState) -> Appended:
     """Bring the position to what the stream holds; what cannot come any more is noted in the ledger itself.
 
     `before` was read before `stream` was asked, and this session reads after: so another sink's progress in the
@@ -62,41 +79,68 @@ def align(session: Session, before: Position | None, stream: StreamState) -> App
     start = max(stream.first - 1, 0)
     found: list[Record] = []
     if row is None:
-        row = PositionRow(id=1, stream=stream.created, seq=start, at=0, last=0)
+        row = PositionRow(id=1, stream=stream.created, seq=start, at=0, last=0, key="", signature="")
         if start:
-            found.append(records.notice("audit.gap", f"the ledger begins after message {start} of the stream"))
-    elif row.stream != stream.created:
-        found.append(records.notice("audit.stream", f"the stream was made anew after message {row.seq}"))
+            found.append(records.notice("audit.gap", detail=f"the ledger begins after message {start} of the stream"))
+        return _write(session, notary, row, found)
+    found += _doubts(notary, row)
+    if row.stream != stream.created:
+        found.append(records.notice("audit.stream", detail=f"the stream was made anew after message {row.seq}"))
         row.stream, row.seq, row.at = stream.created, start, 0
     elif row.seq < start:
-        found.append(records.notice("audit.gap", f"messages {row.seq + 1} to {start} are gone from the stream"))
+        found.append(records.notice("audit.gap", detail=f"messages {row.seq + 1} to {start} are gone from the stream"))
         row.seq = start
     elif before is not None and before.seq == row.seq and row.seq > stream.last:
-        found.append(records.notice("audit.stream", f"the stream was set back from {row.seq} to {stream.last}"))
+        found.append(records.notice("audit.stream", detail=f"the stream was set back from {row.seq} to {stream.last}"))
         row.seq, row.at = stream.last, 0
-    return Appended(*_write(session, row, found))
+    return _write(session, notary, row, found)
 
 
-def append(session: Session, stream: str, messages: Sequence[Stored], fault: str = "") -> Appended:
+def append(session: Session, notary: Notary, stream: str, messages: Sequence[Stored], fault: str = "") -> Appended:
     """Append messages that begin right after the position; where they do not any more, only say where it is.
 
     With `fault` (for one message that could not be appended as it is) the message itself is recorded.
     """
     row = session.exec(select(PositionRow).with_for_update()).one()
+    found: list[Record] = _doubts(notary, row)
     if row.stream != stream or messages[0].seq != row.seq + 1:
-        return Appended(Position(row.stream, row.seq, row.at, row.last))
+        return _write(session, notary, row, found)
     row.seq, row.at = messages[-1].seq, messages[-1].at
     if fault:
-        return Appended(*_write(session, row, [records.of_message(message, fault) for message in messages]))
-    return Appended(*_write(session, row, [record for message in messages for record in records.read(message)]))
+        found += [records.of_message(message, fault) for message in messages]
+    else:
+        found += [record for message in messages for record in records.read(message)]
+    return _write(session, notary, row, found)
 
 
-def _write(session: Session, row: PositionRow, found: Sequence[Record]) -> tuple[Position, Sequence[tuple[str, bytes]]]:
+def add(session: Session, notary: Notary, found: Sequence[Record]) -> Appended:
+    """Add records of the sink's own."""
+    row = session.exec(select(PositionRow).with_for_update()).one()
+    return _write(session, notary, row, [*_doubts(notary, row), *found])
+
+
+def lock(session: Session) -> None:
+    """Have this transaction be the only one that writes, until it ends."""
+    session.exec(select(PositionRow).with_for_update()).one_or_none()
+
+
+def _doubts(notary: Notary, row: PositionRow) -> list[Record]:
+    doubt = notary.doubt_position(row)
+    if doubt is None:
+        return []
+    return [
+        records.notice(
+            "audit.position", detail=f"the position (message {row.seq}) is not the one that was signed: {doubt}"
+        )
+    ]
+
+
+def _write(session: Session, notary: Notary, row: PositionRow, found: Sequence[Record]) -> Appended:
     known = _known(session, found)
-    chains = _Chains(session)
+    chains = _Chains(session, notary)
     entries, tail = [], []
     last = row.last
-    for record in found:
+    for record in [*chains.doubts(record.event.project or NO_PROJECT for record in found), *found]:
         event = record.event
         if event.id in known:
             continue
@@ -108,10 +152,11 @@ def _write(session: Session, row: PositionRow, found: Sequence[Record]) -> tuple
     if entries:
         # The plain table: the ORM's own way costs twice the time, and this is the busiest statement of all.
         session.execute(insert(_LEDGER), entries)
-    chains.save()
     row.last = last
-    session.add(row)
-    return Position(row.stream, row.seq, row.at, row.last), tail
+    if session.is_modified(row) or not row.signature:
+        notary.sign_position(row)
+        session.add(row)
+    return Appended(Position(row.stream, row.seq, row.at, row.last), tail, chains.sign())
 
 
 def _known(session: Session, found: Sequence[Record]) -> set[str]:
@@ -127,30 +172,48 @@ def _known(session: Session, found: Sequence[Record]) -> set[str]:
 class _Chains:
     """The ends (number and hash) of the chains that a transaction extends."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, notary: Notary) -> None:
+        self._session, self._notary = session, notary
         self._ends: dict[str, tuple[int, str]] = {}
+        self._extended: set[str] = set()
+
+    def doubts(self, projects: Iterable[str]) -> Sequence[Record]:
+        """Load the ends of chains; where one is not what was signed, return what is to be noted in that chain."""
+        found = []
+        for project in sorted(set(projects)):
+            row = self._session.get(ChainRow, project)
+            doubt = self._notary.doubt(project, row)
+            if doubt is not None:
+                found.append(records.notice("audit.cut", None if project == NO_PROJECT else project, detail=doubt))
+            self._ends[project] = (0, GENESIS) if row is None else (row.number, row.hash)
+        return found
 
     def extend(self, entry: Columns, text: bytes) -> Columns:
         """Return an entry with its number and hashes: the next of its project's chain."""
         project = str(entry["project"])
-        number, prev = self._ends.get(project) or self._load(project)
-        digest = chained(prev, text)
+        number, prev = self._ends[project]
+        digest = chained(prev, int(str(entry["seq"])), text)
         self._ends[project] = number + 1, digest
+        self._extended.add(project)
         return entry | {"number": number + 1, "prev": prev, "hash": digest}
 
-    def _load(self, project: str) -> tuple[int, str]:
-        row = self._session.get(ChainRow, project)
-        return (0, GENESIS) if row is None else (row.number, row.hash)
+    def sign(self) -> Sequence[audit.Head]:
+        """Sign and store the new ends."""
+        heads = [self._notary.sign(project, *self._ends[project]) for project in sorted(self._extended)]
+        for head in heads:
+            self._session.merge(_chain_row(head))
+        return heads
 
-    def save(self) -> None:
-        for project, (number, digest) in self._ends.items():
-            self._session.merge(ChainRow(project=project, number=number, hash=digest))
+
+def _chain_row(head: audit.Head) -> ChainRow:
+    return ChainRow(
+        project=head.project, number=head.number, hash=head.hash, at=head.at, key=head.key, signature=head.signature
+    )
 
 
-def chained(prev: str, text: bytes) -> str:
-    """Return the hash of an entry: SHA-256 over the previous one's 32 bytes and the event's canonical text."""
-    return hashlib.sha256(bytes.fromhex(prev) + text).hexdigest()
+def chained(prev: str, seq: int, text: bytes) -> str:
+    """Return the hash of an entry: SHA-256 over the previous one's 32 bytes, `seq` (8 bytes) and the canonical text."""
+    return hashlib.sha256(bytes.fromhex(prev) + seq.to_bytes(8, "big") + text).hexdigest()
 
 
 def _columns(event: audit.Event, text: bytes, seq: int) -> Columns:

@@ -50,7 +50,11 @@ class Record:
 
 def read(stored: Stored) -> Iterator[Record]:
     """Yield the records of one message of the stream, in its order."""
-    writer = stored.subject.rpartition(".")[2]
+    writer = _writer(stored)
+    acked = stored.headers.get(audit.ACKED, "")
+    if writer in ACTORS and acked.isdigit() and int(acked) >= stored.seq:
+        told = f"{writer} has the acknowledgement of message {acked}, and its next one is message {stored.seq}"
+        yield notice("audit.stream", detail=f"the stream was set back: {told}")
     for index, line in enumerate(stored.data.split(b"\n")):
         if line:
             yield _read_line(line, writer, stored, index)
@@ -97,10 +101,11 @@ def _writer(stored: Stored) -> str:
     return stored.subject.rpartition(".")[2]
 
 
-def notice(kind: str, detail: str) -> Record:
-    """Return a record of the sink's own, about the stream."""
-    at = time.time_ns() // 1_000_000
-    return of_fields({"id": secrets.token_hex(12), "at": at, "kind": kind, "outcome": "error", "detail": detail})
+def notice(kind: str, project: str | None = None, **members: object) -> Record:
+    """Return a record of the sink's own, about the stream and the ledger: an error unless `members` say otherwise."""
+    fields = {"id": secrets.token_hex(12), "at": time.time_ns() // 1_000_000, "kind": kind, "outcome": "error"}
+    given = {name: value for name, value in (members | {"project": project}).items() if value is not None}
+    return of_fields(fields | given)
 
 
 def of_fields(fields: dict[str, object]) -> Record:

@@ -32,16 +32,31 @@ class EntryRow(SQLModel, table=True):
 
 
 class ChainRow(SQLModel, table=True):
-    """The end of a project's chain."""
+    """The end of a project's chain, signed in the transaction that wrote it."""
 
     __tablename__ = "ledger_chain"
     project: str = Field(primary_key=True)
     number: int = Field(sa_type=BigInteger)
     hash: str
+    at: int = Field(sa_type=BigInteger)
+    key: str
+    signature: str
+
+
+class PurgedRow(SQLModel, table=True):
+    """The last entry of a chain that was purged: what is left begins after it."""
+
+    __tablename__ = "ledger_purged"
+    project: str = Field(primary_key=True)
+    number: int = Field(sa_type=BigInteger)
+    hash: str
+    at: int = Field(sa_type=BigInteger)
+    key: str
+    signature: str
 
 
 class PositionRow(SQLModel, table=True):
-    """One row: up to where the stream is in the ledger (`seq`, stored `at` ns), and the ledger's last number."""
+    """One row, signed: up to where the stream is in the ledger (`seq`, stored `at` ns), the ledger's last number."""
 
     __tablename__ = "ledger_position"
     id: int = Field(primary_key=True)
@@ -49,3 +64,5 @@ class PositionRow(SQLModel, table=True):
     seq: int = Field(sa_type=BigInteger)
     at: int = Field(sa_type=BigInteger)
     last: int = Field(sa_type=BigInteger)
+    key: str
+    signature: str

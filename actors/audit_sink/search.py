@@ -21,7 +21,7 @@ FOLLOW_LIMIT = 1000
 def newest(session: Session, wanted: audit.Filter, limit: int) -> audit.Entries:
     """Return the newest entries that match, oldest first, and the ledger's end as the cursor."""
     end = _end(session)
-    rows = select(EntryRow).where(col(EntryRow.seq) <= end, *_conditions(wanted)).order_by(col(EntryRow.seq).desc())
+    rows = select(EntryRow).where(col(EntryRow.seq) <= end, *conditions(wanted)).order_by(col(EntryRow.seq).desc())
     found = _fitting(session.exec(rows.execution_options(yield_per=limit)), wanted, limit)
     return audit.Entries(items=tuple(_entry(row) for row in reversed(found)), cursor=end)
 
@@ -30,7 +30,7 @@ def after(session: Session, wanted: audit.Filter, cursor: int) -> audit.Entries:
     """Return the entries after a cursor that match, and how far was looked."""
     end = _end(session)
     place = col(EntryRow.seq)
-    rows = select(EntryRow).where(place > cursor, place <= end, *_conditions(wanted)).order_by(place)
+    rows = select(EntryRow).where(place > cursor, place <= end, *conditions(wanted)).order_by(place)
     found = _fitting(session.exec(rows.execution_options(yield_per=FOLLOW_LIMIT)), wanted, FOLLOW_LIMIT + 1)
     whole = len(found) <= FOLLOW_LIMIT and sum(len(row.event) for row in found) < ANSWER_BYTES
     found = found[:FOLLOW_LIMIT]
@@ -56,16 +56,19 @@ def _fitting(rows: Iterable[EntryRow], wanted: audit.Filter, limit: int) -> Sequ
     return found
 
 
-def _conditions(wanted: audit.Filter) -> list[ColumnElement[bool]]:
+def conditions(wanted: audit.Filter) -> list[ColumnElement[bool]]:
     exact = {
         EntryRow.project: wanted.project,
         EntryRow.kind: wanted.kind,
         EntryRow.outcome: wanted.outcome,
         EntryRow.token_name: wanted.token,
-        EntryRow.token_sha: wanted.token_sha,
         EntryRow.user: wanted.user,
     }
     conditions = [col(column) == value for column, value in exact.items() if value is not None]
+    if wanted.token_sha is not None:
+        # What begins so: "g" comes after every hexadecimal digit.
+        sha = col(EntryRow.token_sha)
+        conditions += [sha >= wanted.token_sha, sha < f"{wanted.token_sha}g"]
     if wanted.since is not None:
         conditions.append(col(EntryRow.at) >= _ms(wanted.since))
     if wanted.until is not None:

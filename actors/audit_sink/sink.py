@@ -8,14 +8,18 @@ from functools import partial
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import Session
 
-from mcpctl.actors.audit_sink import ledger, search
+from mcpctl.actors.audit_sink import anchors, ledger, purging, search, verifying
+from mcpctl.actors.audit_sink.anchors import AnchorFile
+from mcpctl.actors.audit_sink.heads import Notary
 from mcpctl.actors.audit_sink.held import Held
 from mcpctl.actors.audit_sink.ledger import Appended, Position
 from mcpctl.actors.audit_sink.tail import GATHER, LOOK_AGAIN, Tail
+from mcpctl.actors.audit_sink.usage import Counting
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
-from mcpctl.bus.actor import Actor, Caller, handles
+from mcpctl.bus.actor import Actor, Caller, event_of, handles
 from mcpctl.bus.connection import Bus, Publisher, cancel, run_together
 from mcpctl.bus.context import remaining
 from mcpctl.bus.contract import Need
@@ -58,6 +62,12 @@ CLOCK_STEP_NS = 60 * 1_000_000_000
 MARGIN = 0.5
 """Seconds of a follower's time budget that are kept for the answer."""
 
+ANCHOR_SECONDS = 1.0
+"""Between two anchorings of what was signed since."""
+
+PURGE_SECONDS = 20.0
+"""How long one answer goes on purging."""
+
 COMPANY = 0.03
 """Seconds that an event waits for others before it is committed: about what an auditor hears it later."""
 
@@ -70,36 +80,49 @@ class AuditSink(Actor):
     """Writes every event into the ledger, in order and once, then broadcasts it."""
 
     role = "audit"
+    audited = frozenset({"purge"})
 
     def __init__(self, bus: Bus, settings: ActorSettings) -> None:
         super().__init__(bus)
         self._url = settings.nats_url
+        self._data = settings.data_dir
         url = settings.database_url.get_secret_value() if settings.database_url else None
         self._store = Store(self.role, database_url(self.role, url, settings.data_dir))
         self._held = Held(MAX_HELD, HELD_BYTES)
         self._position = Position("", 0, 0, 0)
         self._tail = Tail(bus)
+        self._anchors = AnchorFile(settings.data_dir / "audit" / "heads.jsonl")
+        self._unanchored: dict[str, audit.Head] = {}
+        self.parts = (Counting(self._store),)
         self._opened = AsyncExitStack()
 
     async def open(self) -> None:
-        """Open the ledger and begin to drain the stream. Raises `NewerDatabase`, `Unavailable`."""
+        """Open the ledger and begin to drain the stream. Raises `KeyringRefused`, `NewerDatabase`, `Unavailable`."""
         self._opened.push_async_callback(self._store.close)
         await self._store.open()
+        self._notary = Notary(self._data / "keys" / "audit-heads.json")
+        if self._notary.made_keys:
+            self._written(await self._store.write(lambda session: ledger.adopt(session, self._notary)))
+        self._notary.heard(self._anchors.newest())
         self._publisher = await Publisher.connect(self._url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(self._publisher.close)
+        await self.bus.listen(audit.headed, self._heard)
+        anchoring = asyncio.create_task(self._anchor_on_and_on())
+        self._opened.push_async_callback(self._anchor)
+        self._opened.push_async_callback(cancel, anchoring)
         self._streams = await Streams.connect(self._url, self.identity, self.bus.closed.set)
         self.service.checks[f"JetStream {audit.STREAM}"] = partial(self._streams.health, audit.STREAM)
         self._opened.push_async_callback(self._streams.close)
         self._consumer = SharedConsumer(self._streams, audit.STREAM, SINK_CONSUMER)
-        draining = asyncio.create_task(self._drain())
-        draining.add_done_callback(self._drain_ended)
-        self._opened.push_async_callback(self._stop_draining, draining)
+        self._draining = asyncio.create_task(self._drain())
+        self._draining.add_done_callback(self._drain_ended)
+        self._opened.push_async_callback(self._stop_draining)
 
     async def close(self) -> None:
         await self._opened.aclose()
 
-    async def _stop_draining(self, draining: "asyncio.Task[None]") -> None:
-        await cancel(draining)
+    async def _stop_draining(self) -> None:
+        await cancel(self._draining)
         for stored in self._held.take_all():
             await self._consumer.give_back(stored)
         await self._consumer.hand_over()
@@ -127,6 +150,46 @@ class AuditSink(Actor):
         await self.authorize(request.bearer, SEE_AUDIT, None, request.project)
         return entries
 
+    @handles(audit.verify)
+    async def verify(self, request: audit.Verify, _caller: Caller) -> audit.Verified:
+        self._notary.refresh()
+        await self._anchor()
+
+        def check(session: Session) -> audit.Verified:
+            kept = anchors.joined(self._anchors.read(), request.anchors)  # before the session sees anything
+            return verifying.verify(session, self._notary, kept, request.project, request.place)
+
+        found = await self._store.read(check)
+        if found.place is not None or request.project is not None:
+            return found
+        info = await self._streams.ask(f"STREAM.INFO.{audit.STREAM}", {"deleted_details": True})
+        position = await self._store.read(ledger.position) or Position(info["created"], 0, 0, 0)
+        faults = (*found.faults, *verifying.stream_faults(info, position))
+        waiting = max(info["state"]["last_seq"] - position.seq, 0)
+        return found.model_copy(update={"faults": faults, "waiting": waiting})
+
+    @handles(audit.purge)
+    async def purge(self, request: audit.Purge, caller: Caller) -> audit.PurgedChains:
+        until = time.monotonic() + min(PURGE_SECONDS, remaining(audit.purge.timeout) / 2)
+        by = event_of(caller.authority)
+        projects = (request.project,) if request.project is not None else await self._store.read(purging.chains)
+        removed: list[audit.Purged] = []
+        for project in projects:
+            due = await self._store.read(partial(purging.due, project=project, before=request.before))
+            if due is None or request.dry_run:
+                removed += [due] if due else []
+                continue
+            while (portion := await self._purge(due, by)) is not None:
+                removed.append(portion)
+                if time.monotonic() > until:
+                    return audit.PurgedChains(items=purging.together(removed), more=True)
+        return audit.PurgedChains(items=purging.together(removed))
+
+    async def _purge(self, due: audit.Purged, by: dict[str, object]) -> audit.Purged | None:
+        portion = await self._store.write(lambda session: purging.purge(session, self._notary, due, by))
+        await self._broadcast(portion.appended)
+        return portion.purged
+
     async def _look(self, wanted: audit.Filter, cursor: int) -> audit.Entries:
         return await self._store.read(lambda session: search.after(session, wanted, cursor))
 
@@ -148,7 +211,7 @@ class AuditSink(Actor):
     async def _attach(self) -> None:
         before = await self._store.read(ledger.position)
         stream = await self._streams.state(audit.STREAM)
-        aligned = await self._store.write(lambda session: ledger.align(session, before, stream))
+        aligned = await self._store.write(lambda session: ledger.align(session, self._notary, before, stream))
         if aligned.position.stream != self._position.stream:
             self._held.take_all()
             self._position = aligned.position
@@ -212,24 +275,54 @@ class AuditSink(Actor):
     async def _append(self, messages: Sequence[Stored]) -> Appended:
         stream = self._position.stream
         try:
-            return await self._store.write(lambda session: ledger.append(session, stream, messages))
+            return await self._store.write(lambda session: ledger.append(session, self._notary, stream, messages))
         except (SQLAlchemyError, ValueError) as error:
             log.exception("events not taken by the database", messages=len(messages))
             fault = f"not taken by the database ({type(error).__name__})"
         first = messages[:1]
         if len(messages) > 1:
             return await self._append(first)
-        return await self._store.write(lambda session: ledger.append(session, stream, first, fault))
+        return await self._store.write(lambda session: ledger.append(session, self._notary, stream, first, fault))
 
     async def _announce(self, appended: Appended) -> None:
         """Go on from a new position, and broadcast what was added; only then its messages are let go."""
         if appended.position.stream != self._position.stream:
             raise OutOfStep("the ledger follows another stream now")
         self._position = appended.position
+        await self._broadcast(appended)
+
+    async def _broadcast(self, appended: Appended) -> None:
+        self._written(appended.heads)
         for subject, payload in appended.tail:
             await self._publisher.publish_raw(subject, payload)
         if appended.tail:
             self._tail.grow()
+
+    def _written(self, heads: Sequence[audit.Head]) -> None:
+        self._notary.written(heads)
+        self._unanchored |= {head.project: head for head in heads}
+
+    async def _anchor_on_and_on(self) -> None:
+        while True:
+            await asyncio.sleep(ANCHOR_SECONDS)
+            self._notary.refresh()
+            await self._anchor()
+
+    async def _anchor(self) -> None:
+        """Keep what was signed outside of the database: in this sink's file, and (they hear of it) in the others'."""
+        heads, self._unanchored = tuple(self._unanchored.values()), {}
+        if heads:
+            self._keep(heads)
+            await self._publisher.publish(audit.headed, audit.Heads(items=heads))
+
+    async def _heard(self, heads: audit.Heads) -> None:
+        self._keep(self._notary.heard(heads.items))
+
+    def _keep(self, heads: Sequence[audit.Head]) -> None:
+        try:
+            self._anchors.add(heads)
+        except OSError as error:
+            log.warning("heads of the audit chains not anchored", path=str(self._anchors.path), error=str(error))
 
     async def _let_go(self) -> None:
         """Ack what is in the ledger."""

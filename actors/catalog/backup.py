@@ -3,8 +3,8 @@
 from sqlmodel import Session, select
 
 from mcpctl.actors import dumps
-from mcpctl.actors.catalog import projects, prompts, sealed_secrets, servers
-from mcpctl.actors.catalog.rows import TABLES, ProjectRow, PromptRow, SecretRow, ServerRow
+from mcpctl.actors.catalog import pins, projects, prompts, sealed_secrets, servers
+from mcpctl.actors.catalog.rows import TABLES, PinRow, ProjectRow, PromptRow, SecretRow, ServerRow
 from mcpctl.actors.catalog.sealing import Keyring
 from mcpctl.actors.changes import ChangeFeed, Changing
 from mcpctl.actors.dumps import Row
@@ -77,6 +77,9 @@ def _demand_sound(session: Session, keyring: Keyring) -> None:
             what = f"prompt {prompt.name}"
             prompts.demand_sound(prompt)
         prompts.demand_all_servers(session)
+        for pin in session.exec(select(PinRow)).all():
+            what = f"tool {pin.server}/{pin.tool}"
+            pins.demand_sound(pin)
         for secret in session.exec(select(SecretRow)).all():
             what = f"secret {secret.name}"
             catalog.SecretSpec(name=secret.name, labels=sealed_secrets.get(session, secret.name).labels)

@@ -8,6 +8,7 @@ from sqlmodel import Session, col, select
 
 from mcpctl.actors.catalog import prompts
 from mcpctl.actors.catalog.rows import MemberRow, ProjectRow, SecretRow, ServerRow, as_datetime, now_ms
+from mcpctl.actors.catalog.urls import demand_reachable
 from mcpctl.actors.changes import Changing
 from mcpctl.bus.contracts import catalog
 from mcpctl.bus.errors import BadRequest, Conflict, Forbidden, NotFound
@@ -67,6 +68,7 @@ def _shown(row: ProjectRow, servers: Sequence[str]) -> catalog.Project:
         naming=naming_of(row),
         max_token_ttl=row.max_token_ttl,
         gate=gate_of(row),
+        pin_tools=row.pin_tools,
     )
     frozen_at = None if row.frozen_ms is None else as_datetime(row.frozen_ms)
     return catalog.Project(
@@ -128,7 +130,7 @@ def add(changing: Changing, spec: catalog.ProjectSpec) -> None:
     spec = settled(spec, None)
     demand_naming(spec, None)
     row = ProjectRow(name=spec.name, description=spec.description, naming=spec.naming or "plain", created_ms=now_ms())
-    row.labels, row.max_token_ttl = spec.labels, spec.max_token_ttl
+    row.labels, row.max_token_ttl, row.pin_tools = spec.labels, spec.max_token_ttl, spec.pin_tools
     _set_gate(session, row, spec)
     session.add(row)
     session.flush()
@@ -166,6 +168,7 @@ def replace(changing: Changing, spec: catalog.ProjectSpec) -> None:
     demand_naming(spec, before)
     row.naming = spec.naming or before
     row.description, row.labels, row.max_token_ttl = spec.description, spec.labels, spec.max_token_ttl
+    row.pin_tools = spec.pin_tools
     _set_gate(session, row, spec)
     session.add(row)
     session.exec(delete(MemberRow).where(col(MemberRow.project) == spec.name))
@@ -178,6 +181,8 @@ def _set_gate(session: Session, row: ProjectRow, spec: catalog.ProjectSpec) -> N
     secret = model.secret_ref if model else None
     if secret is not None and session.get(SecretRow, secret) is None:
         raise Conflict(f"the model of project {spec.name} refers to secret {secret}, which does not exist")
+    if model is not None:
+        demand_reachable(f"the model of project {spec.name}", model.base_url)
     row.gate = None if spec.gate is None else spec.gate.model_dump(mode="json")
 
 

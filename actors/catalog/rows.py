@@ -30,6 +30,7 @@ class ProjectRow(SQLModel, table=True):
     naming: str = "plain"
     max_token_ttl: str | None = None
     gate: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    pin_tools: bool = True
     frozen_ms: int | None = Field(default=None, sa_type=BigInteger)
     revision: int = 1
     created_ms: int = Field(sa_type=BigInteger)
@@ -76,6 +77,22 @@ class SecretRow(SQLModel, table=True):
     updated_ms: int = Field(sa_type=BigInteger)
 
 
+class PinRow(SQLModel, table=True):
+    """What a server said of a tool when it was first seen or last approved, and (`pending_…`) what it says instead."""
+
+    __tablename__ = "pins"
+    server: str = Field(primary_key=True, foreign_key="servers.name")
+    tool: str = Field(primary_key=True)
+    digest: str
+    definition: str = Field(sa_type=Text)
+    first_seen_ms: int = Field(default=0, sa_type=BigInteger)
+    approved_ms: int | None = Field(default=None, sa_type=BigInteger)
+    approved_by: str | None = None
+    pending_digest: str | None = None
+    pending_definition: str | None = Field(default=None, sa_type=Text)
+    pending_ms: int | None = Field(default=None, sa_type=BigInteger)
+
+
 class UseRow(SQLModel, table=True):
     """A server that refers to a secret."""
 
@@ -84,7 +101,7 @@ class UseRow(SQLModel, table=True):
     secret: str = Field(primary_key=True, foreign_key="secrets.name")
 
 
-TABLES = (ProjectRow, ServerRow, MemberRow, PromptRow, SecretRow, UseRow)
+TABLES = (ProjectRow, ServerRow, MemberRow, PromptRow, SecretRow, UseRow, PinRow)
 """In the order of their foreign keys."""
 
 

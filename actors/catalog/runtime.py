@@ -50,6 +50,7 @@ def view(session: Session, project: str, default: catalog.ModelSpec | None) -> c
         servers=upstreams,
         naming=projects.naming_of(found),
         gate=_gate(found, default),
+        pin_tools=found.pin_tools,
         prompts=prompts.index(session, project),
     )
 
@@ -96,6 +97,7 @@ def connection(session: Session, project: str, server: str, keyring: Keyring) ->
         headers=_filled(spec.headers, clear),
         command=spec.command,
         env=_filled(spec.env, clear),
+        secrets=tuple(clear.values()),
     )
 
 

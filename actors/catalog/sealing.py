@@ -4,78 +4,65 @@ A sealed value is a nonce of 96 bits and the ciphertext with its tag. The secret
 it, so that a row's value cannot be moved to another name.
 """
 
-import base64
 import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mcpctl.actors.keyring import KeyringFile, KeyringRefused
 from mcpctl.bus.errors import Unavailable
+
+log = structlog.get_logger()
 
 NONCE_BYTES = 12
 
 
-class KeyringRefused(OSError):
-    """The keyring is missing where it must not be, is readable for others, or is no keyring."""
-
-
-class _Keys(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    current: str
-    keys: dict[str, str] = Field(repr=False)
-
-
-class Keyring:
+class Keyring(KeyringFile):
     """The sealing keys by their ids; new values are sealed under the current one."""
 
-    def __init__(self, current: str, keys: dict[str, bytes]) -> None:
-        self.current = current
-        self._keys = keys
+    needed_for = "sealed secrets"
+
+    _path: Path | None = None
+    _read_at = 0
 
     @classmethod
     def open(cls, path: Path, *, create: bool) -> Self:
-        """Read the keyring file, making one with a fresh key if there is none and `create` allows it.
+        ring = super().open(path, create=create)
+        ring._path = path  # noqa: SLF001 - it is one of these
+        return ring
 
-        Raises `KeyringRefused`.
-        """
-        if not path.exists():
-            if not create:
-                raise KeyringRefused(
-                    f"there are sealed secrets, but no keyring {path}: bring back the one that sealed them"
-                )
-            _write_new(path)
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mode & 0o077:
-                raise KeyringRefused(f"others than its owner may open the keyring {path}: set its mode to 0600")
-            return cls._parse(file.read(), path)
-
-    @classmethod
-    def _parse(cls, text: bytes, path: Path) -> Self:
+    def _look(self) -> None:
+        """Read the file again where it has changed, so that a rotation needs no restart; a bad one is not used."""
+        if self._path is None:
+            return
         try:
-            held = _Keys.model_validate_json(text)
-            keys = {key_id: base64.b64decode(key, validate=True) for key_id, key in held.keys.items()}
-        except (ValidationError, ValueError):
-            raise KeyringRefused(f"{path} is no keyring") from None  # the cause could show a key
-        if held.current not in keys or any(len(key) != 32 for key in keys.values()):
-            raise KeyringRefused(f"the keyring {path} lacks its current key, or has one that is not of 256 bits")
-        return cls(held.current, keys)
+            changed = self._path.stat().st_mtime_ns
+            if changed == self._read_at:
+                return
+            found = KeyringFile.open(self._path, create=False)
+        except OSError as error:
+            log.warning("the keyring cannot be read again", error=str(error))
+            return
+        # First the keys: another thread may seal with the current one at any moment.
+        self._keys, self.current, self._read_at = found._keys, found.current, changed  # noqa: SLF001 - of this class
+
+    def __contains__(self, key_id: object) -> bool:
+        self._look()
+        return super().__contains__(key_id)
 
     def seal(self, name: str, value: str) -> tuple[str, bytes]:
         """Return the key's id, and the nonce with the ciphertext."""
+        self._look()
         nonce = os.urandom(NONCE_BYTES)
-        return self.current, nonce + AESGCM(self._keys[self.current]).encrypt(nonce, value.encode(), name.encode())
-
-    def __contains__(self, key_id: object) -> bool:
-        return key_id in self._keys
+        current = self.current
+        return current, nonce + AESGCM(self._keys[current]).encrypt(nonce, value.encode(), name.encode())
 
     def unseal(self, name: str, key_id: str, sealed: bytes) -> str:
         """Return the value. Raises `Unavailable` where the key is missing or the row was tampered with."""
+        self._look()
         key = self._keys.get(key_id)
         if key is None:
             raise Unavailable(f"secret {name} is sealed with key {key_id}, which the keyring does not hold")
@@ -85,18 +72,4 @@ class Keyring:
             raise Unavailable(f"secret {name} cannot be unsealed: its row or its key was changed") from None
 
 
-def _write_new(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key_id = secrets.token_hex(4)
-    text = _Keys(current=key_id, keys={key_id: base64.b64encode(os.urandom(32)).decode()}).model_dump_json()
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    with suppress(FileExistsError):
-        path.hardlink_to(draft)  # of two replicas that start at once, both use the first one's keyring
-    draft.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+__all__ = ["Keyring", "KeyringRefused"]

@@ -8,7 +8,8 @@ from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
 from mcpctl.actors.catalog import projects, prompts
-from mcpctl.actors.catalog.rows import MemberRow, SecretRow, ServerRow, UseRow, as_datetime, new_stamp, now_ms
+from mcpctl.actors.catalog.rows import MemberRow, PinRow, SecretRow, ServerRow, UseRow, as_datetime, new_stamp, now_ms
+from mcpctl.actors.catalog.urls import demand_reachable
 from mcpctl.actors.changes import Changing
 from mcpctl.bus.contracts import catalog
 from mcpctl.bus.errors import BadRequest, Conflict, NotFound
@@ -61,7 +62,7 @@ def _shown(row: ServerRow, holding: Iterable[str]) -> catalog.Server:
 
 
 def create(changing: Changing, spec: catalog.ServerSpec, in_projects: Iterable[str]) -> catalog.Server:
-    """Add a server, also to projects. Raises `Conflict`, `NotFound` for a project."""
+    """Add a server, also to projects. Raises `BadRequest`, `Conflict`, `NotFound` for a project."""
     session = changing.session
     if session.get(ServerRow, spec.name) is not None:
         raise Conflict(f"server {spec.name} exists already")
@@ -87,7 +88,10 @@ def edit(changing: Changing, spec: catalog.ServerSpec, revision: int | None) -> 
 
 
 def replace(changing: Changing, spec: catalog.ServerSpec) -> None:
-    """Replace a server's specification, whatever its neighbours' prefixes. Raises `NotFound`, `Conflict`."""
+    """Replace a server's specification, whatever its neighbours' prefixes.
+
+    Raises `NotFound`, `Conflict`, `BadRequest`.
+    """
     session = changing.session
     row = find(session, spec.name)
     if spec == spec_of(row):
@@ -100,6 +104,8 @@ def replace(changing: Changing, spec: catalog.ServerSpec) -> None:
 
 
 def _refer(session: Session, spec: catalog.ServerSpec) -> None:
+    if spec.url is not None:
+        demand_reachable(f"server {spec.name}", spec.url)
     names = references(spec)
     missing = [name for name in names if session.get(SecretRow, name) is None]
     if missing:
@@ -124,6 +130,7 @@ def remove(changing: Changing, name: str) -> None:
     holding = projects.holding(session, name)
     session.exec(delete(MemberRow).where(col(MemberRow.server) == name))
     session.exec(delete(UseRow).where(col(UseRow.server) == name))
+    session.exec(delete(PinRow).where(col(PinRow.server) == name))
     session.delete(row)
     session.flush()
     changing.record("server", name, "removed")

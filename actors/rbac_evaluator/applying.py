@@ -69,11 +69,10 @@ class Applying:
     async def apply(self, request: rbac.Apply, _caller: Caller) -> Applied:
         asker = await self._policy.principal(request.bearer)
         try:
-            _demand_once(request)
             if request.dry_run:
                 steps = (await self._policy.store.read(lambda session: self._agreed(session, request, asker)))[0]
                 return Applied(items=tuple(step.outcome for step in steps))
-            steps, verdicts = await self._changes.write(lambda changing: self._carry_out(changing, request, asker))
+            steps, verdicts = await self._changes.write(lambda changing: self.carry_out(changing, request, asker))
         except BusError as error:
             await self._note_failure(asker, error)
             raise
@@ -82,7 +81,8 @@ class Applying:
                 await self._note(step, verdict)
         return Applied(items=tuple(step.outcome for step in steps))
 
-    def _carry_out(self, changing: Changing, request: rbac.Apply, asker: Principal) -> tuple[list[Step], list[Verdict]]:
+    def carry_out(self, changing: Changing, request: rbac.Apply, asker: Principal) -> tuple[list[Step], list[Verdict]]:
+        """Do it in a transaction, and return why it may be done. Raises what `apply` would."""
         steps, verdicts = self._agreed(changing.session, request, asker)
         for step in steps:
             if step.action == "created" and step.wanted is not None:
@@ -98,6 +98,7 @@ class Applying:
 
         Raises `BadRequest`, `Conflict`, `NotFound`, and `Forbidden` for what the asker may not do or give.
         """
+        _demand_once(request)
         self._demand_sight(session, request, asker)
         steps = list(_steps(session, request))
         verdicts = [self._policy.judge(session, asker, _question(step)) for step in steps]

@@ -11,6 +11,7 @@ from mcpctl.actors.rbac_evaluator.backup import Backups
 from mcpctl.actors.rbac_evaluator.definitions import Definitions
 from mcpctl.actors.rbac_evaluator.policy import Policy, demand_effect
 from mcpctl.actors.rbac_evaluator.questions import Question
+from mcpctl.actors.rbac_evaluator.replaying import Replaying
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.actor import Actor, Caller, handles
@@ -44,9 +45,11 @@ class RbacEvaluator(Actor):
         await self._changes.open()
         self._policy = Policy(store, self.bus)
         self._definitions = Definitions(self._policy, self._changes)
+        applying = Applying(self._policy, self._changes, self.audit)
         self.parts = (
             self._definitions,
-            Applying(self._policy, self._changes, self.audit),
+            applying,
+            Replaying(self._policy, self._changes, applying),
             Backups(store, self._changes),
         )
 

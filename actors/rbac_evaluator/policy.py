@@ -64,7 +64,7 @@ class Policy:
         if _is_elsewhere(principal, question.project):
             reason = f"{describe(principal)} may not {question}: it acts only inside project {principal.project}"
             return verdict(principal, allowed=False, reason=reason)
-        allowed, reason = judge(_layers(session, principal, question.project, all_shown=all_shown), question)
+        allowed, reason = judge(layers_in(session, principal, question.project, all_shown=all_shown), question)
         return verdict(principal, allowed=allowed, reason=reason)
 
     async def scope(self, bearer: str, project: str) -> ScopeOf:
@@ -73,14 +73,14 @@ class Policy:
 
         def read(session: Session) -> ScopeOf:
             epoch, seq = position(session)
-            scope = scope_of(_layers(session, resolved.principal, project))
+            scope = scope_of(layers_in(session, resolved.principal, project))
             return ScopeOf(epoch=epoch, seq=seq, scope=scope, token_epoch=resolved.epoch, token_seq=resolved.seq)
 
         return await self.store.read(read)
 
     def snapshot(self, session: Session, principal: Principal, project: str) -> tuple[Binding, ...]:
         """Return what a principal may do in a project now, as bindings that it holds in every layer."""
-        scope = scope_of(_layers(session, principal, project))
+        scope = scope_of(layers_in(session, principal, project))
         kept: list[Binding] = []
         for layer in scope.layers:
             for binding in layer:
@@ -96,7 +96,7 @@ class Policy:
         self, session: Session, principal: Principal, project: str | None, bindings: Iterable[Binding]
     ) -> None:
         """Raise `Forbidden`, naming the binding, where a principal does not hold all that it gives in a project."""
-        _demand(principal, _layers(session, principal, project), project, bindings)
+        _demand(principal, layers_in(session, principal, project), project, bindings)
 
     def demand_may_change(self, session: Session, principal: Principal, was: Definition, wanted: Definition) -> None:
         """Raise `Forbidden`, naming the binding, where a change gives anybody what a principal does not hold.
@@ -143,7 +143,7 @@ def _is_elsewhere(principal: Principal, project: str | None) -> bool:
     return principal.kind == "McpToken" and principal.project != project
 
 
-def _layers(
+def layers_in(
     session: Session, principal: Principal, project: str | None, *, all_shown: bool = False
 ) -> tuple[Layer, ...]:
     if _is_elsewhere(principal, project):

@@ -34,3 +34,10 @@ class Question:
         what = f"operate {self.action}" if self.action else f"{self.verb} {self.resource}"
         name = f" {self.name}" if self.name else ""
         return what + name + (f" in project {self.project}" if self.project else "")
+
+
+class SomeArguments(Question):
+    """The same, of a call whose arguments nobody knows: granted where some arguments would be."""
+
+    def granted_by(self, binding: Binding) -> bool:
+        return self.resource is not None and binding.reaches(self.verb, self.resource, self.name)

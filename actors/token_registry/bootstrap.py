@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from mcpctl.bus.contracts.rbac import ADMINS
 from mcpctl.bus.errors import Conflict, Forbidden
 
 log = structlog.get_logger()
+
+
+FRESH_SECONDS = 15 * 60
+"""For how long the secret works after it was written."""
 
 
 class Bootstrap:
@@ -60,12 +65,22 @@ class Bootstrap:
                 raise Forbidden(f"the bootstrap secret cannot be read ({error.strerror})") from error
             secret = b""
         if secret:
+            await self._demand_fresh()
             return secret
         if not first:
             raise Conflict("there is a user already: log in, and create others with `mcpctl create user`")
         if self._file is None:
             raise Forbidden("no bootstrap secret was set up: name its file in MCPCTL_BOOTSTRAP_FILE and start again")
         raise Forbidden("the file of the bootstrap secret is empty")
+
+    async def _demand_fresh(self) -> None:
+        """Raise `Forbidden` for a secret that was written long ago: somebody may have found it since."""
+        if self._file is not None:
+            age = time.time() - (await asyncio.to_thread(self._file.stat)).st_mtime
+            if abs(age) > FRESH_SECONDS:
+                raise Forbidden(
+                    f"the bootstrap secret works for {FRESH_SECONDS // 60} minutes, and is older: write it anew"
+                )
 
     async def _use_up(self) -> None:
         """Remove the secret, or empty its file. Raises `Forbidden` where neither can be done."""

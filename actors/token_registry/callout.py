@@ -12,19 +12,18 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
+from mcpctl.actors.token_registry.connections import user_name
 from mcpctl.actors.token_registry.resolving import Resolving
 from mcpctl.actors.token_registry.rows import Clock
 from mcpctl.actors.token_registry.user_jwt import Asked, Signer, read_request
 from mcpctl.bus import permissions
-from mcpctl.bus.bearer import kind_of
+from mcpctl.bus.bearer import digest, kind_of
 from mcpctl.bus.connection import Tasks
 from mcpctl.bus.errors import BusError, Unauthenticated
 from mcpctl.bus.identity import AdmittedRole, caller_name
 
 log = structlog.get_logger()
 
-SUBJECT = "$SYS.REQ.USER.AUTH"
-QUEUE = "callout"
 SHORTEST_NONCE = 16
 
 ROLES: dict[str, AdmittedRole] = {"gateway": "gateway", "operator": "operator", "login": "login"}
@@ -32,10 +31,11 @@ ROLES: dict[str, AdmittedRole] = {"gateway": "gateway", "operator": "operator", 
 
 @dataclass(frozen=True)
 class Admission:
-    """A connection that is let in: as whom, and until when (milliseconds since 1970; None: no end)."""
+    """A connection that is let in: as whom, by which bearer, and until when (milliseconds since 1970; None: no end)."""
 
     role: AdmittedRole
     caller: str
+    sha: str | None
     expires_at: int | None
 
 
@@ -56,7 +56,7 @@ class Callout:
                 return
             self._tasks.start(self._answer(client, msg))
 
-        self._subscription = await client.subscribe(SUBJECT, queue=QUEUE, cb=start)
+        self._subscription = await client.subscribe(permissions.AUTH_CALLOUT, queue=permissions.AUTH_QUEUE, cb=start)
         await client.flush()
         await client.flush()
 
@@ -84,7 +84,8 @@ class Callout:
     def _user(self, asked: Asked, admission: Admission) -> str:
         granted = permissions.of(admission.role, admission.caller)
         expires_at = None if admission.expires_at is None else admission.expires_at // 1000
-        return self._signer.user(asked.user_nkey, admission.caller, granted, expires_at)
+        name = user_name(admission.caller, admission.sha)
+        return self._signer.user(asked.user_nkey, name, granted, expires_at)
 
     async def admit(self, user: str, password: str) -> Admission:
         """Let a connection in. Raises `Unauthenticated` with the reason why not."""
@@ -94,7 +95,8 @@ class Callout:
         nonce, _, bearer = password.partition(":")
         if len(nonce) < SHORTEST_NONCE:
             raise Unauthenticated(f"the nonce has fewer than {SHORTEST_NONCE} characters")
-        return Admission(role, caller_name(role, nonce), await self._expiry(role, bearer))
+        expires_at = await self._expiry(role, bearer)
+        return Admission(role, caller_name(role, nonce), digest(bearer) if bearer else None, expires_at)
 
     async def _expiry(self, role: AdmittedRole, bearer: str) -> int | None:
         """Return when the right to be connected in this role ends."""

@@ -1,5 +1,6 @@
 """The TokenRegistry: its parts, put together."""
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import ClassVar
 
@@ -15,7 +16,9 @@ from mcpctl.actors.token_registry.backup import Backups
 from mcpctl.actors.token_registry.bootstrap import Bootstrap
 from mcpctl.actors.token_registry.by_id import ById
 from mcpctl.actors.token_registry.callout import Callout
+from mcpctl.actors.token_registry.connections import Connections
 from mcpctl.actors.token_registry.demands import Guarded
+from mcpctl.actors.token_registry.finding import Finding
 from mcpctl.actors.token_registry.groups import Groups
 from mcpctl.actors.token_registry.introspection import Introspecting
 from mcpctl.actors.token_registry.issuing import Binder, Issuing
@@ -34,11 +37,12 @@ from mcpctl.actors.token_registry.users import Users
 from mcpctl.actors.token_registry.uses import Uses
 from mcpctl.bus.actor import Actor, Caller, event_of, handles
 from mcpctl.bus.bearer import digest
-from mcpctl.bus.connection import Bus, Publisher, connect_nats
+from mcpctl.bus.connection import Bus, Publisher, cancel, connect_nats
 from mcpctl.bus.contract import Changes, GetReceipt, Message, PullChanges, Receipt, Role
 from mcpctl.bus.contracts import rbac, token
 from mcpctl.bus.names import principal_label
 from mcpctl.bus.nats_config import CALLOUT, ISSUER
+from mcpctl.bus.server_connections import ServerConnections
 
 
 class TokenRegistry(Actor):
@@ -112,6 +116,7 @@ class TokenRegistry(Actor):
             Issuing(self._records, ask, binder, terms),
             Rotation(self._records, ask, binder, terms),
             Introspecting(self._records, resolving, ask),
+            Finding(self._records, ask),
             Applying(self._records, guarded, resolving, ask, notes),
             ApplyingTokens(self._records, guarded, resolving, ask, binder, terms, notes),
             Backups(self._records),
@@ -126,6 +131,12 @@ class TokenRegistry(Actor):
         self._opened.push_async_callback(client.close)
         self._opened.push_async_callback(callout.close)
         await callout.serve(client)
+        servers = await ServerConnections.connect(settings.nats_url, self.identity, self.bus.closed.set)
+        self._opened.push_async_callback(servers.close)
+        connections = Connections(self._records, servers, self.bus, self.audit.append_later)
+        self._changes.on_written.append(connections.look)
+        ending = asyncio.create_task(connections.run())
+        self._opened.push_async_callback(cancel, ending)
 
     async def close(self) -> None:
         await self._opened.aclose()

@@ -46,7 +46,7 @@ class Resolving:
     @handles(token.find_principal)
     async def find_principal(self, request: token.FindPrincipal, _caller: Caller) -> token.Resolved:
         now = self._records.clock()
-        return await self._records.read(lambda session: _found(session, request, now))
+        return await self._records.read(lambda session: stands_for(session, request, now))
 
     async def find(self, bearer: str) -> tuple[token.Resolved, int | None]:
         """Return the principal of a live bearer, and when it was last used. Raises `Unauthenticated`."""
@@ -84,7 +84,7 @@ def _principal(row: BearerRow, owner: token.Owner, now: int) -> token.Principal:
     )
 
 
-def _found(session: Session, asked: token.FindPrincipal, now: int) -> token.Resolved:
+def stands_for(session: Session, asked: token.FindPrincipal, now: int) -> token.Resolved:
     """Return whom a subject stands for. Raises `BadRequest`, `NotFound`, and `Conflict` for one that is not active."""
     epoch, seq = position(session)
     kind, _, name = asked.subject.partition(":")

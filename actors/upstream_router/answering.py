@@ -5,12 +5,14 @@ import hashlib
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.upstream_router import lists, routes
 from mcpctl.actors.upstream_router.access import Access, AccessCache
 from mcpctl.actors.upstream_router.asking import Asking, Carried, Moved
+from mcpctl.actors.upstream_router.briefing.briefings import Briefing
 from mcpctl.actors.upstream_router.briefing.contents import Asker
 from mcpctl.actors.upstream_router.call import Call
 from mcpctl.actors.upstream_router.era import NOTHING, capabilities_for_legacy
@@ -19,6 +21,7 @@ from mcpctl.actors.upstream_router.listening import Listening, Seen
 from mcpctl.actors.upstream_router.naming import Naming
 from mcpctl.actors.upstream_router.own_answers import OwnAnswers
 from mcpctl.actors.upstream_router.owners import Owners, state_of
+from mcpctl.actors.upstream_router.pins import Pins
 from mcpctl.actors.upstream_router.project import Member, Project, discover, info_of
 from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.routes import Route
@@ -26,7 +29,7 @@ from mcpctl.actors.upstream_router.upstreams import Upstream, Upstreams
 from mcpctl.actors.upstream_router.uses import Uses
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.bearer import digest
-from mcpctl.bus.errors import BusError, Forbidden, NotFound, Unauthenticated, Unavailable
+from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded, Forbidden, NotFound, Unauthenticated, Unavailable
 from mcpctl.bus.feed import LEASE
 from mcpctl.bus.mcp_client import Answer
 from mcpctl.bus.mcp_messages import (
@@ -66,11 +69,12 @@ class Answering:
         audit: AuditWriter,
         uses: Uses,
         own: OwnAnswers,
+        pins: Pins,
         settings: ActorSettings,
     ) -> None:
         self._access, self._upstreams, self._audit, self._settings = access, upstreams, audit, settings
         self._asking, self._listening, self._owners, self._uses = asking, listening, owners, uses
-        self._seal, self._own = seal, own
+        self._seal, self._own, self._pins = seal, own, pins
         self._projects: dict[tuple[str, str | None], Project] = {}
 
     async def answer(self, call: Call, body: bytes) -> Answer:
@@ -132,13 +136,16 @@ class Answering:
     def _members(self, call: Call, access: Access, project: Project, asked: Asked) -> list[Member]:
         """Return the servers that the caller sees something of."""
         namings = [n for n in project.namings if access.scope.touches_server(n.server.name)]
-        return [self._member(call, naming, asked.params) for naming in namings]
+        pinned = access.view.pin_tools
+        return [self._member(call, naming, asked.params, pinned=pinned) for naming in namings]
 
-    def _member(self, call: Call, naming: Naming, params: Params) -> Member:
+    def _member(self, call: Call, naming: Naming, params: Params, *, pinned: bool = False) -> Member:
         authority = (call.head.bearer, call.head.project)
         declared = capabilities_for_legacy(bytes(params.meta.capabilities or NOTHING)) if params.meta else NOTHING
         state = _state(call) if naming.server.isolation == "session" else ""
-        return Member(self._upstreams.get(naming.server, state, authority, call.head.era, declared), naming)
+        upstream = self._upstreams.get(naming.server, state, authority, call.head.era, declared)
+        key = (call.head.project, naming.server.name)
+        return Member(upstream, naming, partial(self._pins.admitted, key, call.head.bearer) if pinned else None)
 
     async def _owned(self, call: Call, naming: Naming) -> None:
         """Make sure that this router owns the caller's state at a server that keeps one.
@@ -228,20 +235,45 @@ class Answering:
             "size_in": len(asked.body),
         }
         if route.naming is None:
+            if route.denied is not None:
+                facts["server"], facts["name"] = route.denied
             self._audit.append_later(call.event("call", "deny", **facts))
             return routes.refused(method, route)
         call.permitted = lambda now, there: _route(method, there, now, asked, original).naming is not None
         member = self._member(call, route.naming, asked.params)
-        if method != "tools/call" or access.view.gate is None:
+        if method != "tools/call" or (access.view.gate is None and self._is_pinned(access, member, route)):
             return await self._carry_out(call, member, route, asked, carried, facts)
-        asker = self._asker(call, access, asked)
-        stopped = await self._own.gate.stop(asker, member.server, route.name or "", asked.params)
+        stopped = await self._stop(call, access, member, route, asked, facts)
         if isinstance(stopped, Answer):
-            facts["rule"] = f"the gate of project {access.view.project}: begin_session comes first"
-            await self._audit.append(call.event("call", "deny", server=member.server, **facts))
             return stopped
         answer = await self._carry_out(call, member, route, asked, carried, facts)
         return answer if stopped is None else await self._own.gate.brief(call, stopped, answer)
+
+    def _is_pinned(self, access: Access, member: Member, route: Route) -> bool:
+        """Tell whether a tool is known to be as it is pinned, or need not be. This is the hot path."""
+        view = access.view
+        return not view.pin_tools or self._pins.peek(view.project, member.server, route.name or "") is True
+
+    async def _stop(
+        self, call: Call, access: Access, member: Member, route: Route, asked: Asked, facts: dict[str, object]
+    ) -> Answer | Briefing | None:
+        """Return the answer to a call of a tool that is in quarantine, or that comes before the briefing.
+
+        Else the briefing that goes with its result, or None. Raises `BusError`.
+        """
+        tool = route.name or ""
+        if not (self._is_pinned(access, member, route) or await self._is_as_pinned(call, member, tool)):
+            kept = routes.quarantined(member.server, tool, asked.params)
+            await self._audit.append(call.event("call", "deny", server=member.server, **facts | {"rule": kept.rule}))
+            return routes.refused("tools/call", kept)
+        if access.view.gate is None:
+            return None
+        asker = self._asker(call, access, asked)
+        stopped = await self._own.gate.stop(asker, member.server, tool, asked.params)
+        if isinstance(stopped, Answer):
+            facts["rule"] = f"the gate of project {access.view.project}: begin_session comes first"
+            await self._audit.append(call.event("call", "deny", server=member.server, **facts))
+        return stopped
 
     async def _carry_out(
         self,
@@ -256,6 +288,18 @@ class Answering:
         self._uses.note(call, f"{member.server}/{route.name}" if method == "tools/call" else method)
         event = self._audit.append(call.event("call", "allow", server=member.server, **facts))
         return await _after(event, self._ask(call, member, route, asked, carried))
+
+    async def _is_as_pinned(self, call: Call, member: Member, tool: str) -> bool:
+        """Tell whether a tool may be called of which nothing is known here; its server is asked if need be."""
+        timeout = self._timeout(call)
+        try:
+            async with asyncio.timeout(timeout):
+                key = (call.head.project, member.server)
+                return await self._pins.allows(key, tool, call.head.bearer, lambda: lists.every_tool(member, timeout))
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"server {member.server} did not list its tools within {timeout:.1f} s") from error
+        except lists.MALFORMED as error:
+            raise BadGateway(f"server {member.server} answered tools/list with what is no list") from error
 
     def _asker(self, call: Call, access: Access, asked: Asked) -> Asker:
         def upstream_of(server: str) -> Upstream | None:

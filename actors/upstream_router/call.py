@@ -16,7 +16,7 @@ from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import BusError
 from mcpctl.bus.feed import now
 from mcpctl.bus.frames import PIECE, Reply, Request, encode
-from mcpctl.bus.mcp_messages import Params, reaches
+from mcpctl.bus.mcp_messages import Params, is_progress_of, reaches
 
 LISTEN = "subscriptions/listen"
 """The method without a deadline."""
@@ -94,7 +94,7 @@ class Call:
         if method == "notifications/message":
             wanted = self.log_level is not None and reaches(self.log_level, message)
         else:
-            wanted = self.progress_token is not None and method == "notifications/progress"
+            wanted = method == "notifications/progress" and is_progress_of(self.progress_token, message)
         if wanted:
             self.push(message)
 

@@ -23,6 +23,7 @@ from mcpctl.bus.contracts.catalog import GateSpec
 from mcpctl.bus.errors import BusError
 from mcpctl.bus.mcp_client import Answer
 from mcpctl.bus.mcp_messages import Params, decode_fields, decode_items, encode, raw
+from mcpctl.bus.networks import Networks
 
 log = structlog.get_logger()
 
@@ -38,9 +39,9 @@ REFUSAL = (
 class Gate:
     """Stops, briefs and lets through the callers of gated projects."""
 
-    def __init__(self, bus: Bus, passages: Passages, audit: AuditWriter) -> None:
+    def __init__(self, bus: Bus, passages: Passages, audit: AuditWriter, networks: Networks) -> None:
         self._bus, self._passages, self._audit = bus, passages, audit
-        self._briefings = Briefings(bus)
+        self._briefings = Briefings(bus, networks)
 
     async def is_open(self, call: Call) -> bool:
         """Tell whether the caller is through. Raises `BusError`."""

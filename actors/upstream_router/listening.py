@@ -165,6 +165,11 @@ class Listen:
         if key in (passage_key(head.project, principal.sha), passage_key(head.project, principal.sha, head.session)):
             self.list_changed(OURSELVES, "tools")
 
+    def pins_changed(self, server: str) -> None:
+        """Follow a quarantine that began or ended at a server."""
+        if self._seen is not None and self._seen[0].view.pin_tools:
+            self.list_changed(server, "tools")
+
     async def look_again(self, change: int) -> bool:
         """Follow a change of the project or of the caller's rights; say which lists are others. False: not yet."""
         try:
@@ -216,7 +221,8 @@ def _own_kinds_changed(before: Access, after: Access) -> tuple[str, ...]:
     """Return the lists of which the project's own part may be another one now: its prompts, and the gate's tools."""
     prompts = visible_prompts(before) != visible_prompts(after)
     gated = before.view.gate != after.view.gate
-    tools = gated or (prompts and after.view.gate is not None)
+    pinned = before.view.pin_tools != after.view.pin_tools
+    tools = gated or pinned or (prompts and after.view.gate is not None)
     return tuple(kind for kind, is_other in (("prompts", prompts), ("tools", tools)) if is_other)
 
 
@@ -269,6 +275,11 @@ class Listening:
         """Tell those whose passage this is (`contracts.gate.key`) that their tools may be others now."""
         for stream in self._listens:
             stream.gate_changed(key)
+
+    def pins_changed(self, server: str) -> None:
+        """Tell those who see a server that other tools of it are in quarantine now."""
+        for stream in self._listens:
+            stream.pins_changed(server)
 
     def _go_on(self) -> None:
         if self._listens and (self._looking is None or self._looking.done()):

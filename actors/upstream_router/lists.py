@@ -1,15 +1,17 @@
 """Lists: one server's passed through, or those of several merged; never with what the caller may not see."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import structlog
 
 from mcpctl.actors.upstream_router import tool_headers
 from mcpctl.actors.upstream_router.access import Access
 from mcpctl.actors.upstream_router.era import TTL_LIMIT_MS, complete
+from mcpctl.actors.upstream_router.hidden_text import readable_items
 from mcpctl.actors.upstream_router.list_cursors import Cursors
 from mcpctl.actors.upstream_router.project import Member
 from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded
@@ -30,6 +32,8 @@ from mcpctl.bus.mcp_messages import (
     raw,
 )
 
+log = structlog.get_logger()
+
 Notify = Callable[[str, bytes], None]
 
 LISTS = {
@@ -41,7 +45,16 @@ LISTS = {
 """Each list method, and the member of its result that holds the items."""
 
 PAGES = 100
-"""Pages of one upstream's list that are read to find a cut name, at the most."""
+"""Pages of one upstream's list that are read to find a cut name, or that a merged list goes on for, at the most."""
+
+ITEMS = 5000
+"""Items of one upstream on a page at the most; what is beyond is left out."""
+
+LONGEST_REASON = 500
+"""Characters of what a server says about its own failure that are repeated in a list."""
+
+PAGE = ""
+"""In a cursor, in the place of a server's name: the number of pages before it."""
 
 UNAVAILABLE = "mcpctl/unavailable"
 """Key in the `_meta` of a merged list: each server that is missing from it, and why."""
@@ -99,7 +112,11 @@ async def list_one(
         return answer
     try:
         fields = decode_fields(answer.result)
-        fields[LISTS[method]] = raw([msgspec.Raw(item) for item in _shown(member, access, method, fields)])
+        reason = _excess(member, method, fields, decode_fields(params).get("cursor"))
+        fields[LISTS[method]] = raw([msgspec.Raw(item) for item in await _shown(member, access, method, fields)])
+        if reason is not None:
+            meta = decode_fields(fields.get("_meta", b"{}"))
+            fields["_meta"] = raw(meta | {UNAVAILABLE: raw({member.server: reason})})
     except MALFORMED as error:
         raise BadGateway(f"server {member.server} answered {method} with what is no list") from error
     fields["ttlMs"] = raw(_ttl(fields))
@@ -132,6 +149,11 @@ async def list_all(
     asked = [(member, None if left is None else left[member.server]) for member in members]
     parts = await asyncio.gather(*(_part(m, access, method, params, c, timeout, own, blame=blame) for m, c in asked))
     of = dict(zip((member.server for member in members), parts, strict=True))
+    pages = 0 if left is None else int(decode_value(left.get(PAGE, b"0")))
+    for server, part in of.items():
+        if part.next_cursor is not None and pages + 1 >= PAGES:
+            part.next_cursor = None
+            part.reason = f"server {server} has more than {PAGES} pages of {method}: the rest is left out"
     missing = {server: part.reason for server, part in of.items() if part.reason}
     meta: dict[str, Any] = {SERVER_INFO: msgspec.Raw(IMPLEMENTATION)}
     if missing:
@@ -148,7 +170,7 @@ async def list_all(
     }
     further = {server: part.next_cursor for server, part in of.items() if part.next_cursor is not None}
     if further:
-        result["nextCursor"] = cursors.of(further)
+        result["nextCursor"] = cursors.of(further | {PAGE: raw(pages + 1)})
     return Answer(result=encode(complete(result, method)), error=None)
 
 
@@ -171,8 +193,9 @@ async def _part(
             page = await _page(member, method, params, cursor, timeout)
         if isinstance(page, str):
             return Part(reason=page)
+        part.reason = _excess(member, method, page, cursor)
         part.ttl, part.next_cursor = _ttl(page), _next(page)
-        part.items = _shown(member, access, method, page, own)
+        part.items = await _shown(member, access, method, page, own)
     except TimeoutError:
         part.reason = f"server {member.server} did not answer {method} within {timeout:.1f} s"
         if blame:
@@ -198,39 +221,62 @@ async def _page(member: Member, method: str, params: bytes, cursor: msgspec.Raw 
     if isinstance(error, dict) and error.get("code") == METHOD_NOT_FOUND:
         return {}  # it has resources, but no templates
     said = error.get("message") if isinstance(error, dict) else None
-    return f"server {member.server}: {said or 'an error without a message'}"
+    return f"server {member.server}: {str(said)[:LONGEST_REASON] if said else 'an error without a message'}"
+
+
+async def every_tool(member: Member, timeout: float) -> AsyncIterator[Sequence[msgspec.Raw]]:
+    """Yield all tools of a server, page by page, of which each may take `timeout` seconds. Raises `BusError`."""
+    params, cursor = b'{"_meta":{' + MODERN_MEMBERS + b"}}", None
+    try:
+        for _ in range(PAGES):
+            page = await _page(member, "tools/list", params, cursor, timeout)
+            if isinstance(page, str):
+                raise BadGateway(page)
+            yield _items(member, "tools/list", page)
+            cursor = _next(page)
+            if cursor is None:
+                return
+    except MALFORMED as error:
+        raise BadGateway(f"server {member.server} answered tools/list with what is no list") from error
 
 
 async def uncut(member: Member, name: str, timeout: float) -> str | None:
     """Look a cut tool name up in the server's catalogue; None where it is not there, or cannot be had."""
-    params, cursor = b'{"_meta":{' + MODERN_MEMBERS + b"}}", None
     try:
         async with asyncio.timeout(timeout):
-            for _ in range(PAGES):
-                page = await _page(member, "tools/list", params, cursor, timeout)
-                if isinstance(page, str):
-                    return None
-                for item in _items(member, "tools/list", page):
-                    original = str(decode_value(decode_fields(item)["name"]))
+            async for items in every_tool(member, timeout):
+                for item in items:
+                    original = _name(item)
                     if member.naming.tool_name(original) == name:
                         return original
-                cursor = _next(page)
-                if cursor is None:
-                    return None
     except (TimeoutError, BusError, *MALFORMED):
         return None
     return None
 
 
-def _shown(member: Member, access: Access, method: str, page: Fields, own: Own = NOTHING_OWN) -> list[bytes]:
-    """Return what the caller may see of a page, under the names that it uses."""
+async def _shown(member: Member, access: Access, method: str, page: Fields, own: Own = NOTHING_OWN) -> list[bytes]:
+    """Return what the caller may see of a page, under the names that it uses. Raises `BusError`."""
     sees = visible(access, member.server, method, own)
-    return [member.naming.item(item) for item in _items(member, method, page) if sees(item)]
+    items = _items(member, method, page)
+    if method == "tools/list" and member.admit is not None:
+        items = await member.admit(items)
+    return [member.naming.item(item) for item in items if sees(item)]
 
 
 def _items(member: Member, method: str, page: Fields) -> list[msgspec.Raw]:
-    items = decode_items(page.get(LISTS[method], msgspec.Raw(b"[]")))
+    items = readable_items(decode_items(page.get(LISTS[method], msgspec.Raw(b"[]")))[:ITEMS])
     return tool_headers.admitted(member.upstream, items) if method == "tools/list" else items
+
+
+def _excess(member: Member, method: str, page: Fields, cursor: msgspec.Raw | None) -> str | None:
+    """Return why a page of a server is not whole; a cursor that leads back to the page is taken out of it."""
+    if cursor is not None and bytes(page.get("nextCursor", b"null")) == bytes(cursor) != b"null":
+        del page["nextCursor"]
+        return f"server {member.server} says that a page of {method} follows itself"
+    if len(decode_items(page.get(LISTS[method], msgspec.Raw(b"[]")))) > ITEMS:
+        log.warning("list cut", server=member.server, method=method)
+        return f"server {member.server} lists more than {ITEMS} at once for {method}: the rest is left out"
+    return None
 
 
 def _next(page: Fields) -> msgspec.Raw | None:

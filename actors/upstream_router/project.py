@@ -1,7 +1,7 @@
 """What a project consists of, for routing: its servers, by the names that a client uses."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import msgspec
 
 from mcpctl.actors.upstream_router.access import Access
 from mcpctl.actors.upstream_router.era import TASKS
+from mcpctl.actors.upstream_router.hidden_text import readable
 from mcpctl.actors.upstream_router.naming import SEPARATOR, UI, Naming
 from mcpctl.actors.upstream_router.project_prompts import visible_prompts
 from mcpctl.actors.upstream_router.upstreams import Upstream
@@ -17,6 +18,8 @@ from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded
 from mcpctl.bus.mcp_messages import IMPLEMENTATION, MODERN, SERVER_INFO, capabilities_of, decode_value, encode
 
 RELAYED_CAPABILITIES = ("completions", "logging", "prompts", "resources", "tools")
+Admit = Callable[[Sequence[msgspec.Raw]], Awaitable[list[msgspec.Raw]]]
+
 LISTED = frozenset({"prompts", "resources", "tools"})
 OF_WHOLE_SERVERS = frozenset({"completions", "prompts", "resources"})
 """Capabilities that take `view` on the server: rights on single tools are not enough."""
@@ -38,6 +41,8 @@ class Member:
 
     upstream: Upstream
     naming: Naming
+    admit: Admit | None = None
+    """Keeps back those of its listed tools that are in quarantine, in a project that pins tools."""
 
     @property
     def server(self) -> str:
@@ -140,5 +145,6 @@ def _instructions(members: Sequence[Member], infos: Sequence[bytes | None]) -> l
         theirs = decode_value(info) if info is not None else None
         text = theirs.get("instructions") if isinstance(theirs, dict) else None
         if isinstance(text, str) and text:
+            text = readable(text)
             said.append(text if len(members) == 1 else f"# {member.naming.server.slug}\n\n{text}")
     return said

@@ -19,6 +19,7 @@ from mcpctl.actors.upstream_router.other_routers import OtherRouters
 from mcpctl.actors.upstream_router.own_answers import OwnAnswers
 from mcpctl.actors.upstream_router.owners import Owners
 from mcpctl.actors.upstream_router.passages import Passages
+from mcpctl.actors.upstream_router.pins import Pins
 from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.server_logs import ServerLogs
 from mcpctl.actors.upstream_router.server_states import ServerStates
@@ -27,7 +28,7 @@ from mcpctl.actors.upstream_router.uses import Uses
 from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, Delivery, Tasks
 from mcpctl.bus.contract import PREFIX, Change
-from mcpctl.bus.contracts import catalog, gate
+from mcpctl.bus.contracts import catalog, gate, pins
 from mcpctl.bus.errors import BadRequest, BusError, Cancelled, Forbidden, Internal, Unauthenticated, Unavailable
 from mcpctl.bus.frames import (
     ACCEPT_AFTER,
@@ -40,6 +41,8 @@ from mcpctl.bus.frames import (
     encode,
 )
 from mcpctl.bus.identity import inbox_of
+from mcpctl.bus.misuse import is_callers_own
+from mcpctl.bus.networks import Networks
 
 log = structlog.get_logger()
 
@@ -65,7 +68,7 @@ class UpstreamRouter(Actor):
         self._logs = ServerLogs(self.id, self.audit)
         self._others = OtherRouters(bus, self.id)
         self._upstreams = Upstreams(settings, self._unseal, self._logs, self._others)
-        seal = Seal.of_routers(settings.keys)
+        seal, networks = Seal.of_routers(settings.keys), Networks.parse(settings.upstream_networks)
         self._asking = Asking(self.id, self._upstreams, seal)
         self._listening = Listening()
         self._owners = Owners(bus, self.id)
@@ -82,7 +85,8 @@ class UpstreamRouter(Actor):
             seal,
             self.audit,
             Uses(bus),
-            OwnAnswers(bus, Gate(bus, Passages(bus, self._owners.sessions), self.audit)),
+            OwnAnswers(bus, Gate(bus, Passages(bus, self._owners.sessions), self.audit, networks)),
+            Pins(bus, self._access.catalog),
             settings,
         )
         self._deciding_again: asyncio.Task[int] | None = None
@@ -134,8 +138,8 @@ class UpstreamRouter(Actor):
 
     async def _take(self, msg: Delivery) -> None:
         caller = msg.subject.rpartition(".")[2]
-        if not msg.reply.startswith(inbox_of(caller) + "."):
-            log.warning("request dropped: its reply subject is not its caller's", subject=msg.subject)
+        if not is_callers_own(msg.subject, msg.reply):
+            self.bus.misuse.note(msg.subject)
             return
         try:
             head, body = decode_request(msg.data)
@@ -191,7 +195,10 @@ class UpstreamRouter(Actor):
         ]
         return sum(call.end("revoked") for call in concerned)
 
-    def _rights_changed(self, _change: Change) -> "asyncio.Task[int] | int":
+    def _rights_changed(self, change: Change) -> "asyncio.Task[int] | int":
+        if change.kind == pins.KIND:
+            self._listening.pins_changed(change.key)
+            return 0
         self._narrowings += 1
         self._listening.look_again()
         if not self._calls:

@@ -29,7 +29,8 @@ class Route:
     """Where a request goes: the server, the name that the server knows, and the params that say so.
 
     Without a `naming` nothing here has that name, or nothing that this caller may see: the two are answered alike.
-    Unless there is a `refusal`: then the caller sees it, and may know why it is refused.
+    Unless there is a `refusal`: then the caller sees it, and may know why it is refused. `denied` is the server, and
+    its own name, of what may not be used: for the audit event, never for the caller.
     """
 
     naming: Naming | None
@@ -37,6 +38,7 @@ class Route:
     params: bytes
     rule: str
     refusal: str | None = None
+    denied: tuple[str, str | None] | None = None
 
 
 def route_tool(project: Project, access: Access, params: bytes, asked: Params, original: str | None) -> Route:
@@ -49,13 +51,15 @@ def route_tool(project: Project, access: Access, params: bytes, asked: Params, o
     if naming is not None:
         original = original or naming.original_name(name) or ""
         tool = f"{naming.server.name}/{original}"
+        denied = naming.server.name, original
         fault = _why_not(access, naming.server.name, original, asked)
         if fault is None:
             return Route(naming, original, _renamed(params, "name", name, original), f"run on tools {tool}")
         if access.scope.sees_tool(naming.server.name, original):
             refusal = f"not allowed to call tool {name[:SHOWN]}" + (f": {fault}" if fault else "")
-            return Route(None, name, params, f"run on tools {tool}: {fault or 'not granted'}", refusal)
-    return Route(None, name, params, f"run on tool {name}: not granted, or no such tool")
+            return Route(None, name, params, f"run on tools {tool}: {fault or 'not granted'}", refusal, denied)
+        return Route(None, name, params, f"run on tools {tool}: not granted, or no such tool", denied=denied)
+    return Route(None, name, params, f"no server here has a tool {name}")
 
 
 def _why_not(access: Access, server: str, tool: str, asked: Params) -> str | None:
@@ -67,20 +71,24 @@ def route_prompt(project: Project, access: Access, params: bytes, asked: Params)
     """Find the server of a prompt: it needs `view` on the server."""
     name = asked.name if isinstance(asked.name, str) else ""
     naming = project.of_name(name)
-    if naming is not None and access.scope.sees_server(naming.server.name):
-        original = naming.original_name(name) or ""
+    if naming is None:
+        return Route(None, name, params, f"no server here has a prompt {name}")
+    original = naming.original_name(name) or ""
+    if access.scope.sees_server(naming.server.name):
         return Route(naming, original, _renamed(params, "name", name, original), _view_on(naming))
-    return Route(None, name, params, f"view on the server of prompt {name}: not granted, or no such prompt")
+    return _unseen(naming, name, original, params)
 
 
 def route_resource(project: Project, access: Access, params: bytes, asked: Params) -> Route:
     """Find the server of a resource: it needs `view` on the server."""
     uri = asked.uri if isinstance(asked.uri, str) else ""
     naming = project.of_uri(uri)
-    if naming is not None and access.scope.sees_server(naming.server.name):
-        original = naming.original_uri(uri) or ""
+    if naming is None:
+        return Route(None, uri, params, "no server here has this resource")
+    original = naming.original_uri(uri) or ""
+    if access.scope.sees_server(naming.server.name):
         return Route(naming, original, _renamed(params, "uri", uri, original), _view_on(naming))
-    return Route(None, uri, params, "view on the server of this resource: not granted, or no such resource")
+    return _unseen(naming, uri, original, params)
 
 
 def route_completion(project: Project, access: Access, params: bytes) -> Route:
@@ -93,11 +101,17 @@ def route_completion(project: Project, access: Access, params: bytes) -> Route:
     except (msgspec.DecodeError, ValueError):
         return Route(None, "", params, "no ref")
     naming = project.of_uri(text) if member == "uri" else project.of_name(text)
-    if naming is None or not access.scope.sees_server(naming.server.name):
-        return Route(None, text, params, "view on the server of this reference: not granted, or no such reference")
+    if naming is None:
+        return Route(None, text, params, "no server here has what ref names")
+    if not access.scope.sees_server(naming.server.name):
+        return _unseen(naming, text, None, params)
     reference[member] = raw(naming.original_uri(text) if member == "uri" else naming.original_name(text))
     fields["ref"] = raw(reference)
     return Route(naming, None, encode(fields), _view_on(naming))
+
+
+def _unseen(naming: Naming, name: str, original: str | None, params: bytes) -> Route:
+    return Route(None, name, params, f"{_view_on(naming)}: not granted", denied=(naming.server.name, original))
 
 
 def _view_on(naming: Naming) -> str:
@@ -121,6 +135,15 @@ def refused(method: str, route: Route) -> Answer:
         return Answer(result=None, error=error_body(INVALID_PARAMS, "Resource not found", {"uri": name}))
     noun = {"tools/call": "tool", "prompts/get": "prompt"}.get(method, "reference")
     return Answer(result=None, error=error_body(INVALID_PARAMS, f"Unknown {noun}: {(name or '')[:SHOWN]}"))
+
+
+def quarantined(server: str, tool: str, asked: Params) -> Route:
+    """Return what is said to a caller who may call a tool that is in quarantine."""
+    refusal = (
+        f"tool {str(asked.name)[:SHOWN]} is in quarantine: its server describes it in another way than before, and "
+        f"nobody has approved that yet (mcpctl approve tool {server}/{tool[:SHOWN]})"
+    )
+    return Route(None, tool, b"", f"tool {server}/{tool} is in quarantine: its definition changed", refusal)
 
 
 def rename_result(member: Member, method: str, answer: Answer, asked: Params) -> Answer:

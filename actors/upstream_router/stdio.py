@@ -6,15 +6,19 @@ Requests are numbered anew, progress tokens too: several clients share the proce
 
 import asyncio
 import os
+import secrets
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 import structlog
 
+from mcpctl.actors.upstream_router.stdio_process import Process
+from mcpctl.actors.upstream_router.stdio_rules import StdioRules
 from mcpctl.bus.connection import Tasks
 from mcpctl.bus.mcp_client import (
     CHANGES,
@@ -43,15 +47,22 @@ from mcpctl.bus.mcp_messages import (
     response,
     with_meta,
 )
-from mcpctl.bus.process import die_with_parent
 
 log = structlog.get_logger()
 
 Notify = Callable[[str, bytes], None]
 
-LONGEST_LINE = 64 * 1024 * 1024
 LONGEST_SAID = 8192
 """Bytes that are heard of a line on stderr."""
+
+SAYING = 4 << 20
+"""Bytes of stderr that are read in a second at the most; a process that writes more waits."""
+
+SAID_AT_ONCE, SAID_PAUSE = 500, 0.1
+"""Lines of stderr that are read before others have their turn, and for how many seconds."""
+
+TURN = 65536
+"""Bytes of stdout that are read before others have their turn."""
 
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
@@ -80,7 +91,7 @@ class Pending:
 class StdioClient:
     """Speaks to one process. Once it has ended, `alive` is false and the client is of no more use.
 
-    `say` gets each line that it writes to stderr.
+    `say` gets each line that it writes to stderr, `redact` each message before it is read.
     """
 
     def __init__(
@@ -88,10 +99,13 @@ class StdioClient:
         command: tuple[str, ...],
         env: Mapping[str, str],
         say: Callable[[str], None],
+        rules: StdioRules,
         *,
         capabilities: bytes = b"{}",
+        redact: Callable[[bytes], bytes] | None = None,
     ) -> None:
-        self._command, self._env, self._say = command, env, say
+        self._command, self._env, self._say, self._rules = command, env, say, rules
+        self._redact = redact
         self._capabilities = capabilities
         self.on_change: OnNotification | None = None
         """Hears of every change that the server announces, whichever request it came with."""
@@ -101,7 +115,11 @@ class StdioClient:
         self._abandoned = False
         """Whether a request was given up since the last time that none was pending."""
         self._tasks = Tasks()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
+        self._fault = ""
+        self._mark = f"MCPCTL_STDIO={secrets.token_hex(16)}"
+        """In the environment of the process, and of all that it starts."""
+
         self.ended = asyncio.Event()
         self.server: ServerInfo | None = None
 
@@ -114,21 +132,26 @@ class StdioClient:
 
         Raises `McpTransportError`, `McpWireError`.
         """
+        program = self._rules.program(self._command, self._env)
         environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+        name, _, value = self._mark.partition("=")
+        read, write = os.pipe()  # of its own: asyncio would keep as much of stderr as of stdout
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=environment | dict(self._env),
-                limit=LONGEST_LINE,
-                start_new_session=True,
-                preexec_fn=die_with_parent,
+            self._process = await Process.start(
+                program,
+                *self._command[1:],
+                stderr=write,
+                env=environment | dict(self._env) | {name: value},
+                longest=self._rules.longest,
+                limit=self._rules.limit,
             )
         except OSError as error:
+            os.close(read)
             raise McpTransportError(f"{self._command[0]} cannot be started: {error.strerror}", sent=False) from error
-        self._tasks.start(self._read(self._tasks.start(self._read_stderr())))
+        finally:
+            os.close(write)
+        listening = self._tasks.start(self._read_stderr(read))
+        self._tasks.start(self._attend(self._process, self._tasks.start(self._read()), listening))
         try:
             async with asyncio.timeout(timeout):
                 self.server = await self._negotiate(era)
@@ -240,7 +263,7 @@ class StdioClient:
 
     async def _write(self, message: bytes) -> None:
         process = self._process
-        if process is None or process.stdin is None or process.returncode is not None:
+        if process is None or process.returncode is not None:
             raise McpTransportError(self._ended(), sent=False)
         if b"\n" in message or b"\r" in message:  # valid between JSON tokens, but here a line is a message
             message = msgspec.json.format(message, indent=-1)
@@ -252,23 +275,37 @@ class StdioClient:
 
     def _write_now(self, line: bytes) -> None:
         process = self._process
-        if process is not None and process.stdin is not None and process.returncode is None:
+        if process is not None and process.returncode is None:
             with suppress(ConnectionError, RuntimeError):
                 process.stdin.write(line)
 
-    async def _read(self, listening: "asyncio.Task[None]") -> None:
-        assert self._process is not None and self._process.stdout is not None  # noqa: PT018, S101 - set before the start
+    async def _read(self) -> None:
+        assert self._process is not None  # noqa: S101 - set before the start
+        taken = 0
         try:
             while line := await self._process.stdout.readline():
                 if line.strip():
                     self._take(line)
+                taken += len(line)
+                if taken > TURN:
+                    taken = 0
+                    await asyncio.sleep(0)  # what is in the buffer is read without waiting
         except ValueError:
-            log.warning("stdio server killed: a line of its output is too long", command=self._command[0])
-            self._signal(signal.SIGKILL)
+            self._kill(f"a line of its output is longer than {self._rules.longest} bytes")
+
+    async def _attend(self, process: Process, *reading: "asyncio.Task[None]") -> None:
+        """Wait for the end of the process, or of its output: without that it is of no use. Fail what waits for it."""
+        ending = asyncio.create_task(process.exited.wait())
+        try:
+            await asyncio.wait({ending, reading[0]}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ending}, timeout=STOP_SECONDS)
+            if not ending.done():
+                self._kill("it closed its output")
+                await ending
+            await asyncio.wait(reading, timeout=LAST_WORDS)
+            self._signal(signal.SIGKILL)  # what is left of the group may hold the pipes open
         finally:
-            with suppress(asyncio.CancelledError):
-                await self._process.wait()
-                await asyncio.wait({listening}, timeout=LAST_WORDS)
+            ending.cancel()
             self.ended.set()
             self._say(f"({self._ended()})")
             log.info("stdio server ended", command=self._command[0])
@@ -276,8 +313,15 @@ class StdioClient:
                 if not pending.answer.done():
                     pending.answer.set_exception(McpTransportError(self._ended(), sent=True))
 
+    def _kill(self, reason: str) -> None:
+        self._fault = self._fault or reason
+        log.warning("stdio server killed", command=self._command[0], reason=reason)
+        self._signal(signal.SIGKILL)
+
     def _take(self, line: bytes) -> None:
         try:
+            if self._redact is not None:
+                line = self._redact(line)
             self._dispatch(decode_envelope(line), line)
         except (ValueError, RecursionError):  # msgspec's errors are among these
             log.debug("line on stdout is not JSON-RPC", command=self._command[0])
@@ -352,29 +396,46 @@ class StdioClient:
             self._answer_request(response(request_id, error=error_body(METHOD_NOT_FOUND, "Method not found")))
 
     def _answer_request(self, message: bytes) -> None:
+        if self._tasks.full:
+            self._kill("it sends more requests than it takes answers")
+            return
         self._tasks.start(self._tell(message))
 
     async def _tell(self, message: bytes) -> None:
         with suppress(McpTransportError):
             await self._write(message)
 
-    async def _read_stderr(self) -> None:
-        assert self._process is not None and self._process.stderr is not None  # noqa: PT018, S101 - set before the start
+    async def _read_stderr(self, descriptor: int) -> None:
+        reader = asyncio.StreamReader(limit=TURN)
+        pipe = os.fdopen(descriptor, "rb", buffering=0)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
         rest = b""
-        while chunk := await self._process.stderr.read(65536):
-            *lines, rest = (rest + chunk).split(b"\n")
-            rest = rest[:LONGEST_SAID]  # whatever comes until the line ends
-            for line in lines:
-                self._say(line[:LONGEST_SAID].decode(errors="replace").rstrip())
-        if rest:
-            self._say(rest.decode(errors="replace").rstrip())
+        try:
+            said = 0
+            while chunk := await reader.read(TURN):
+                *lines, rest = (rest + chunk).split(b"\n")
+                rest = rest[:LONGEST_SAID]  # whatever comes until the line ends
+                for line in lines:
+                    self._say(line[:LONGEST_SAID].decode(errors="replace").rstrip())
+                    said += 1
+                    if said % SAID_AT_ONCE == 0:
+                        await asyncio.sleep(SAID_PAUSE)
+                await asyncio.sleep(len(chunk) / SAYING)
+            if rest:
+                self._say(rest.decode(errors="replace").rstrip())
+        finally:
+            transport.close()
 
     def _ended(self) -> str:
         # What it said on stderr is for operators: it may hold secrets, and callers read this text.
+        if self._fault:
+            return f"the process was ended: {self._fault}"
         return f"the process ended (exit status {self._process.returncode if self._process is not None else None})"
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
+        if self._process is not None and not self.ended.is_set():  # its number may be another's after that
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 
@@ -383,19 +444,28 @@ class StdioClient:
         process = self._process
         if process is None:
             return
-        if process.stdin is not None:
-            process.stdin.close()
+        process.stdin.close()
         for number in (None, signal.SIGTERM, signal.SIGKILL):
             if number is not None:
                 self._signal(number)
             try:
                 async with asyncio.timeout(STOP_SECONDS):
-                    await process.wait()
+                    await process.exited.wait()
                     break
             except TimeoutError:
                 continue
         self._signal(signal.SIGKILL)  # what the process itself has left behind
+        kill_marked(self._mark)
         await self._tasks.finish(STOP_SECONDS)
+        process.close()
+
+
+def kill_marked(mark: str) -> None:
+    """Kill what has left the group of a process, and has its environment still (on Linux)."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def _only_newer(error: bytes) -> bool:

@@ -36,6 +36,9 @@ LASTING = 10.0
 GATHER = 0.05
 """Seconds for which changes are gathered: of equal ones within that time one is told."""
 
+MOST_DUE = 1000
+"""Resources whose changes are gathered at once; others that change within that time are not told of."""
+
 BEGIN_SECONDS = 30.0
 """Seconds that a server has to acknowledge a listen."""
 
@@ -193,6 +196,8 @@ class UpstreamChanges:
         """Gather a change; with `tell` the other routers hear of it at once, and gather it with what they hear."""
         if not self._due:
             asyncio.get_running_loop().call_later(GATHER, self._tell)
+        if uri and len(self._due) >= MOST_DUE:
+            return
         told = self._due.get((kind, uri), (b"", False))[1]
         if tell and not told:
             self._tell_others(kind, uri, message)

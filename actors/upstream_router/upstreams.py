@@ -13,8 +13,10 @@ import structlog
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.upstream_router.era import NOTHING, answer_for_bus, params_for_legacy, result_for_bus
 from mcpctl.actors.upstream_router.other_routers import OtherRouters
+from mcpctl.actors.upstream_router.redaction import Redaction
 from mcpctl.actors.upstream_router.server_logs import ServerLog, ServerLogs
 from mcpctl.actors.upstream_router.stdio import StdioClient
+from mcpctl.actors.upstream_router.stdio_rules import StdioRules
 from mcpctl.actors.upstream_router.upstream_changes import UpstreamChanges
 from mcpctl.bus.connection import Tasks
 from mcpctl.bus.contracts.catalog import Connection, UpstreamServer
@@ -28,6 +30,7 @@ from mcpctl.bus.mcp_client import (
     ServerInfo,
 )
 from mcpctl.bus.mcp_messages import LEVELS, MODERN_MEMBERS, capabilities_of, encode
+from mcpctl.bus.networks import Networks
 from mcpctl.bus.router_frames import Heard
 
 log = structlog.get_logger()
@@ -53,8 +56,27 @@ CRASHES = 5
 """A stdio server that ended so often within `CRASH_WINDOW` seconds is not started again until the window is over."""
 
 CRASH_WINDOW = 60.0
+LONGEST_REASON = 500
+"""Characters that are told of why a server is away: some of it may be the server's own words."""
+
 PROBE_FIRST, PROBE_LAST = 1.0, 30.0
 """Seconds between two attempts to reach a faulty server in the background: doubled from the first to the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What an operator lets servers be and do: where they are, what is started, and how much they say at once."""
+
+    networks: Networks
+    stdio: StdioRules
+    longest: int
+
+    @classmethod
+    def of(cls, settings: ActorSettings) -> "Bounds":
+        rules = StdioRules(
+            settings.stdio_commands, settings.stdio_memory_limit, settings.stdio_files_limit, settings.result_limit
+        )
+        return cls(Networks.parse(settings.upstream_networks), rules, settings.result_limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +102,13 @@ class Upstream:
         logs: ServerLogs,
         others: OtherRouters | None,
         capabilities: bytes,
+        bounds: Bounds,
         *,
         prefer: Era,
         changes: UpstreamChanges | None = None,
     ) -> None:
         self.server = server
+        self._bounds = bounds
         self._prefer = prefer
         self.capabilities = capabilities
         """What the clients of this connection can: a server of a handshake revision is told once and for all."""
@@ -106,6 +130,7 @@ class Upstream:
         self._unseal = unseal
         self._client: Client | None = None
         self._log_level: str | None = None
+        self._redact: Callable[[str], str] = str
         self._connecting = asyncio.Lock()
         self._crashes: list[float] = []
         self._tasks = Tasks()
@@ -242,10 +267,14 @@ class Upstream:
     async def _connect(self) -> Client:
         self._refuse_crash_loop()
         connection = await self._unseal(self.server.name, self.authority)
+        redaction = Redaction(connection)
+        self._redact = redaction.of_text
         try:
-            client = _client_for(connection, self._logs.of(self.server.name), self.capabilities)
+            client = _client_for(
+                connection, self._logs.of(self.server.name), self.capabilities, self._bounds, redaction
+            )
         except ValueError as error:
-            raise BadGateway(f"server {self.server.name}: its url or a header cannot be sent") from error
+            raise BadGateway(f"server {self.server.name}: its url or a header cannot be sent: {error}") from error
         try:
             await self._begin(client)
         except (McpTransportError, McpWireError, McpSessionLost) as error:
@@ -293,7 +322,7 @@ class Upstream:
         await client.close()
 
     def _away(self, error: Exception) -> BusError:
-        text = f"server {self.server.name}: {error}"
+        text = f"server {self.server.name}: {self._redact(str(error))[:LONGEST_REASON]}"
         self._note_trouble(text)
         if isinstance(error, McpTransportError) and str(error).startswith("no answer"):
             return DeadlineExceeded(text)
@@ -377,10 +406,24 @@ class Upstream:
         await self.rest()
 
 
-def _client_for(connection: Connection, log: ServerLog, capabilities: bytes) -> Client:
+def _client_for(
+    connection: Connection, log: ServerLog, capabilities: bytes, bounds: Bounds, redaction: Redaction
+) -> Client:
+    redact = redaction.of_bytes if redaction else None
     if connection.url is not None:
-        return McpHttpClient(connection.url, headers=connection.headers, capabilities=capabilities)
-    return StdioClient(connection.command, connection.env, log.write, capabilities=capabilities)
+        return McpHttpClient(
+            connection.url,
+            headers=connection.headers,
+            capabilities=capabilities,
+            max_answer=bounds.longest,
+            networks=bounds.networks,
+            redact=redact,
+        )
+
+    def say(line: str) -> None:
+        log.write(redaction.of_text(line))
+
+    return StdioClient(connection.command, connection.env, say, bounds.stdio, capabilities=capabilities, redact=redact)
 
 
 class Upstreams:
@@ -392,6 +435,7 @@ class Upstreams:
         self._unseal, self._logs, self._others = unseal, logs, others
         if others is not None:
             others.on_heard.append(self._hear)
+        self._bounds = Bounds.of(settings)
         self._idle = settings.stdio_idle_ms / 1000
         self._live: dict[tuple[str, str, str], Upstream] = {}
         self._retired: set[Upstream] = set()
@@ -409,7 +453,9 @@ class Upstreams:
             upstream.authority = authority
         else:
             prefer = era if server.isolation == "session" else "modern"
-            upstream = Upstream(server, self._unseal, authority, self._logs, self._others, capabilities, prefer=prefer)
+            upstream = Upstream(
+                server, self._unseal, authority, self._logs, self._others, capabilities, self._bounds, prefer=prefer
+            )
             self._live[key] = upstream
             for old in [k for k in self._live if k[0] == server.name and k[1] != server.revision]:
                 self._tasks.start(self._retire(self._live.pop(old)))
@@ -448,6 +494,7 @@ class Upstreams:
                 self._logs,
                 self._others,
                 capabilities,
+                self._bounds,
                 prefer="legacy",
                 changes=upstream.changes,
             )

@@ -184,6 +184,7 @@ class ProjectSpec(Message):
     naming: Naming | None = None
     max_token_ttl: Lifetime | None = None
     gate: GateSpec | None = None
+    pin_tools: bool = True
 
     @property
     def max_token_ttl_seconds(self) -> int | None:
@@ -487,6 +488,7 @@ class View(Message):
     servers: tuple[UpstreamServer, ...]
     naming: Naming | None = None
     gate: GateSpec | None = None
+    pin_tools: bool = True
     prompts: tuple[IndexedPrompt, ...] = ()
 
     @property
@@ -503,13 +505,14 @@ class Unseal(Authorized):
 
 
 class Connection(Message):
-    """How to reach a server. Never logged, never stored."""
+    """How to reach a server. Never logged, never stored. `secrets` are the values in it that were sealed."""
 
     revision: str
     url: str | None = None
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     command: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = Field((), repr=False)
 
 
 class UnsealModel(Authorized):

@@ -199,6 +199,39 @@ class Apply(Authorized):
     dry_run: bool = False
 
 
+class RecordedCall(Message):
+    """A call that the audit ledger has: `subject` asked for this in a project.
+
+    `regrouped`: the groups of its user may have been others then.
+    """
+
+    subject: SubjectText
+    project: Label
+    verb: Literal["view", "run"]
+    resource: Literal["projects", "servers", "tools", "prompts"]
+    name: str = Field(max_length=600)
+    regrouped: bool = False
+
+
+class Replay(Apply):
+    """Say how recorded calls would be decided if documents were applied: which they are not."""
+
+    calls: tuple[RecordedCall, ...] = Field(max_length=MOST)
+
+
+class Replayed(Message):
+    """What would be decided, and why. `unknown` where it depends on what the ledger does not have."""
+
+    outcome: Literal["allow", "deny", "unknown"]
+    reason: str
+
+
+class ReplayedCalls(Message):
+    """The decisions, in the order of the calls."""
+
+    items: tuple[Replayed, ...]
+
+
 check = Call(
     "rbac.check",
     Check,
@@ -246,6 +279,14 @@ list_token_bindings = Call(
     "rbac.list_token_bindings", ListTokenBindings, TokenBindings, callers=("operator",), needs=Need("view", "mcptokens")
 )
 apply = Call("rbac.apply", Apply, Applied, callers=("operator",), timeout=10.0)
+replay = Call(
+    "rbac.replay",
+    Replay,
+    ReplayedCalls,
+    callers=("operator",),
+    needs=Need("view", "rbac", beside=Need("view", "audit")),
+    timeout=20.0,
+)
 backup = Call("rbac.backup", Backup, Dump, callers=("operator",), needs=Need.to_operate("backup"), timeout=30.0)
 restore = Call(
     "rbac.restore", Restore, Done, callers=("operator",), needs=Need.to_operate("restore", "escalate"), timeout=30.0

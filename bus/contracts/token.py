@@ -100,6 +100,25 @@ class FindPrincipal(Authorized):
     project: Label | None = None
 
 
+class FindPrincipals(Authorized):
+    """Say whom subjects stand for, as far as the bearer may view them."""
+
+    subjects: tuple[str, ...] = Field(max_length=MOST)
+
+
+class FoundPrincipal(Message):
+    """Whom a subject stands for, or why nobody is told."""
+
+    principal: Principal | None = None
+    fault: str = ""
+
+
+class FoundPrincipals(Message):
+    """What was found, by subject."""
+
+    items: dict[str, FoundPrincipal]
+
+
 class WhoAmI(Authorized):
     """Say whom the own bearer stands for."""
 
@@ -534,6 +553,7 @@ resolve = Call(
 find_principal = Call(
     "token.find_principal", FindPrincipal, Resolved, callers=("rbac",), needs=Need.to_operate("impersonate")
 )
+find_principals = Call("token.find_principals", FindPrincipals, FoundPrincipals, callers=("rbac",), timeout=10.0)
 whoami = Call("token.whoami", WhoAmI, Principal, callers=("operator",), http=("GET /whoami",))
 login = Call("token.login", Login, LoggedIn, callers=("login", "operator"), timeout=5.0, http=("POST /login",))
 logout = Call("token.logout", Logout, Done, callers=("operator",), http=("POST /logout",))

@@ -3,6 +3,7 @@
 import orjson
 from aiohttp import web
 
+from mcpctl.bus.bearer import masked
 from mcpctl.bus.errors import BusError, Unauthenticated, Unavailable
 from mcpctl.gateway.authorization import Refused, refusal_of
 from mcpctl.gateway.wire import JSON, Fault
@@ -11,6 +12,7 @@ CODES = {error.http_status: error.code for error in BusError.by_code.values()} |
     405: "method_not_allowed",
     415: "unsupported_media_type",
     421: "misdirected_request",
+    429: "too_many_requests",
 }
 """The code of each HTTP status: that of the bus's error, where there is one."""
 
@@ -56,5 +58,5 @@ def empty_answer(headers: dict[str, str] | None = None) -> web.Response:
 
 
 def render(problem: Problem) -> web.Response:
-    body = orjson.dumps({"error": {"code": problem.code, "message": str(problem)}})
+    body = masked(orjson.dumps({"error": {"code": problem.code, "message": str(problem)}}))
     return answer(body, problem.status, problem.headers)

@@ -65,7 +65,7 @@ class RestApi:
         except Fault as fault:
             return render(problem_of(fault))
         except Exception:
-            log.exception("request failed", path=request.path)
+            log.exception("request failed", method=request.method)
             return render(Problem(500, "internal error; the gateway's log has the details"))
 
     async def _answer(self, request: web.Request, route: Route) -> web.Response:

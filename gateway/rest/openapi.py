@@ -28,6 +28,7 @@ _DESCRIPTIONS = {
     413: "The body is too long.",
     415: "The body is of another media type.",
     421: "The Host header names no host of this gateway.",
+    429: "Too many bearers that are not valid came from this address, or too many connections.",
     500: "A bug; the log has the details.",
     503: "A part is away, and nothing was done.",
     504: "No answer in the time allowed: it may have been done.",
@@ -35,6 +36,7 @@ _DESCRIPTIONS = {
 
 _HEADERS = {
     401: {"WWW-Authenticate": {"required": True, "description": "RFC 6750", "schema": {"type": "string"}}},
+    429: {"Retry-After": {"required": True, "description": "seconds", "schema": {"type": "string"}}},
     503: {"Retry-After": {"required": True, "description": "seconds", "schema": {"const": str(RETRY_SECONDS)}}},
 }
 
@@ -108,7 +110,7 @@ def _operation(route: Route, schemas: dict[str, Schema]) -> Schema:
 
 def _refusals(route: Route) -> list[int]:
     """Return the statuses of the errors that may come."""
-    refusals = {400, 401, 403, 421, 500, 503, 504}
+    refusals = {400, 401, 403, 421, 429, 500, 503, 504}
     if route.path_members or route.query_members or route.has_body:
         refusals.add(404)
     if route.method != "GET":

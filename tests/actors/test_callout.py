@@ -184,3 +184,42 @@ async def test_many_connect_at_once(plane, root):
 def test_what_is_no_auth_request_is_refused(data):
     with pytest.raises(ValueError, match=r"."):
         read_request(data)
+
+
+async def ends(bus):
+    """Return when the server has ended the connection."""
+    async with asyncio.timeout(10):
+        while bus.client.is_connected:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("way", ["revoked", "deleted", "logged out", "disabled", "by another replica"])
+async def test_a_connection_ends_when_its_bearer_is(plane, root, way):
+    await root.add_user("ann")
+    await root.ask(token.create_service_account, name="edge")
+    issued = await root.ask(token.issue_service_account_token, name="edge")
+    gateway = await plane.connect(AdmittedIdentity("gateway", issued.bearer))
+    kept = await root.ask(token.issue_service_account_token, name="edge")
+    ann = await plane.login("ann")
+    others = await plane.connect(AdmittedIdentity("operator", root.bearer))
+    doomed = ann.bus if way in ("logged out", "disabled") else gateway
+
+    started = asyncio.get_running_loop().time()
+    if way == "by another replica":
+        plane.registry._changes.on_written.clear()
+    if way in ("revoked", "by another replica"):
+        await root.ask(token.revoke_service_account_token, name="edge", id=issued.id)
+    elif way == "deleted":
+        await root.ask(token.delete_service_account, name="edge")
+    elif way == "logged out":
+        await ann.ask(token.logout)
+    else:
+        await root.ask(token.edit_user, name="ann", disabled=True)
+    await ends(doomed)
+    assert asyncio.get_running_loop().time() - started < 5
+
+    assert others.client.is_connected
+    assert root.bus.client.is_connected
+    if way == "revoked":
+        assert (await plane.operator(kept.bearer)).bus.client.is_connected
+    await refused(plane, AdmittedIdentity("operator" if doomed is ann.bus else "gateway", doomed.identity.bearer))

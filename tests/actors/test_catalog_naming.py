@@ -178,8 +178,9 @@ async def test_tables_of_an_older_version_get_the_naming_that_they_had(tmp_path)
     await store.open()
     await store.close()
     with closing(sqlite3.connect(tmp_path / "sql" / "catalog.sqlite")) as database, database:
-        database.execute("DROP TABLE prompts")
-        for column in ("naming", "gate"):
+        for table in ("prompts", "pins"):
+            database.execute(f"DROP TABLE {table}")
+        for column in ("naming", "gate", "frozen_ms", "pin_tools"):
             database.execute(f"ALTER TABLE projects DROP COLUMN {column}")
         for name, held in (("none", ()), ("one", ("a",)), ("two", ("a", "b"))):
             database.execute(

@@ -14,6 +14,7 @@ from mcpctl.actors.upstream_router.briefing import model as model_module
 from mcpctl.actors.upstream_router.briefing.choosing import Choice, Task
 from mcpctl.actors.upstream_router.briefing.model import ModelRefused, choose_by_model
 from mcpctl.bus.contracts.catalog import IndexedPrompt, ModelConnection
+from mcpctl.bus.networks import Networks
 from tests.upstreams.chat_model import (
     ChatModel,
     answering,
@@ -40,6 +41,7 @@ def prompt(name, *tags, priority=5, summary=""):
     return IndexedPrompt(name=name, tags=tags, priority=priority, summary=summary, size=1)
 
 
+HERE = Networks.parse("loopback")
 HOUSE = prompt("house-rules", priority=10)
 INDEX = (prompt("canary", "deploy", priority=8, summary="Step by step"), HOUSE, prompt("rollback"), prompt("style"))
 ALWAYS = Choice("house-rules", "priority 10")
@@ -52,7 +54,7 @@ def connection(base_url, *, key=KEY, timeout_ms=10_000):
 
 async def ask(model, *, index=INDEX, task=TASK, patience=PATIENCE, **more):
     async with asyncio.timeout(PATIENCE):
-        return await choose_by_model(connection(model.base_url, **more), index, task, patience)
+        return await choose_by_model(connection(model.base_url, **more), index, task, patience, HERE)
 
 
 async def refusal(script, **more):
@@ -122,7 +124,7 @@ async def test_without_a_key_no_authorization_is_sent():
 )
 async def test_the_path_is_put_behind_the_base_url(tail, target):
     async with ChatModel() as model:
-        await choose_by_model(connection(f"http://127.0.0.1:{model.port}{tail}"), INDEX, TASK, PATIENCE)
+        await choose_by_model(connection(f"http://127.0.0.1:{model.port}{tail}"), INDEX, TASK, PATIENCE, HERE)
 
         assert model.requests[0].target == target
 
@@ -359,7 +361,7 @@ async def test_a_model_that_is_not_there_is_refused():
         port = unused.getsockname()[1]
 
         with pytest.raises(ModelRefused, match=f"^cannot connect to 127.0.0.1:{port}"):
-            await choose_by_model(connection(f"http://127.0.0.1:{port}/v1"), INDEX, TASK, PATIENCE)
+            await choose_by_model(connection(f"http://127.0.0.1:{port}/v1"), INDEX, TASK, PATIENCE, HERE)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +369,7 @@ async def test_a_model_that_is_not_there_is_refused():
 )
 async def test_an_address_that_cannot_be_used_is_refused(base_url):
     with pytest.raises(ModelRefused):
-        await choose_by_model(connection(base_url), INDEX, TASK, PATIENCE)
+        await choose_by_model(connection(base_url), INDEX, TASK, PATIENCE, HERE)
 
 
 # --- time ---

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import resource
+import shutil
 import signal
 import sqlite3
 import sys
@@ -15,7 +17,7 @@ async def run(nats, tmp_path):
     running = []
     reading, writing = os.pipe()
 
-    async def start(*names, **settings):
+    async def start(*names, module="mcpctl.actors", files=None, **settings):
         environment = os.environ | {
             "MCPCTL_NATS_URL": nats.url,
             "MCPCTL_NATS_KEYS": str(nats.keys),
@@ -26,9 +28,10 @@ async def run(nats, tmp_path):
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "mcpctl.actors",
+            module,
             *names,
             env=environment,
+            preexec_fn=None if files is None else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)),
             pass_fds=(writing,),
             stderr=asyncio.subprocess.PIPE,
         )
@@ -100,3 +103,51 @@ async def test_a_setting_that_makes_no_sense_is_named(run):
     status, said = await end(process)
     assert status == 1
     assert said.startswith("Error: setting MCPCTL_UPSTREAM_TIMEOUT_MS: Input should be a valid integer")
+
+
+@pytest.mark.parametrize("module", ["actors", "gateway"])
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("MCPCTL_BODY_LIMT", "MCPCTL_BODY_LIMT is no setting: did you mean MCPCTL_BODY_LIMIT?"),
+        ("MCPCTL_XYZZY", "MCPCTL_XYZZY is no setting: unset it"),
+    ],
+)
+async def test_a_setting_that_nobody_reads_is_refused(run, module, variable, said):
+    names = ("rbac",) if module == "actors" else ()
+    process, _ = await run(*names, module=f"mcpctl.{module}", **{variable: "1"})
+
+    assert await end(process) == (1, f"Error: {said}")
+
+
+async def test_what_kubernetes_tells_of_services_is_no_setting(run):
+    of_services = ("SERVICE_HOST", "PORT", "PORT_4222_TCP_ADDR", "GATEWAY_SERVICE_PORT_HTTP", "GATEWAY_PORT_3200_TCP")
+    _, reading = await run("rbac", **{f"MCPCTL_{name}": "tcp://10.0.0.1:1" for name in of_services})
+
+    async with asyncio.timeout(20):
+        assert await asyncio.to_thread(os.read, reading, 10) == b"ready\n"
+
+
+@pytest.mark.parametrize("module", ["actors", "gateway"])
+async def test_too_few_descriptors_are_refused_before_they_run_out(run, module):
+    names = ("rbac",) if module == "actors" else ()
+    process, _ = await run(*names, module=f"mcpctl.{module}", files=256)
+
+    assert await end(process) == (
+        1,
+        "Error: only 256 files may be open at once: allow 512 or more (ulimit -n)",
+    )
+
+
+async def test_a_key_that_everybody_may_open_is_refused(run, nats, tmp_path):
+    keys = shutil.copytree(nats.keys, tmp_path / "keys")
+    (keys / "rbac.nk").chmod(0o644)
+
+    process, _ = await run("rbac", MCPCTL_NATS_KEYS=str(keys))
+
+    status, said = await end(process)
+    assert status == 1
+    assert (
+        said
+        == f"Error: every user of this machine may open the key {keys / 'rbac.nk'}: run chmod 600 {keys / 'rbac.nk'}"
+    )

@@ -11,9 +11,11 @@ import orjson
 import pytest
 
 from mcpctl.actors.upstream_router.stdio import LONGEST_SAID, StdioClient
+from mcpctl.actors.upstream_router.stdio_rules import StdioRules
 from mcpctl.bus.mcp_client import McpTransportError, McpWireError
 from mcpctl.bus.mcp_messages import MODERN_MEMBERS
 
+ANY = StdioRules(("*",), memory=0, files=1024, longest=8 << 20)
 UPSTREAM = str(Path(__file__).parents[1] / "upstreams" / "everything.py")
 
 LEGACY_SERVER = """
@@ -44,7 +46,7 @@ def params(**members):
 
 @pytest.fixture
 async def everything():
-    client = StdioClient((sys.executable, UPSTREAM, "--stdio"), {}, print)
+    client = StdioClient((sys.executable, UPSTREAM, "--stdio"), {}, print, ANY)
     await client.connect(timeout=20)
     yield client
     await client.close()
@@ -116,7 +118,7 @@ for line in sys.stdin:
 async def test_an_initialize_that_times_out_is_not_cancelled():
     said = []
     with pytest.raises(McpTransportError, match="no answer to initialize"):
-        await StdioClient((sys.executable, "-c", MUTE), {}, said.append).connect(timeout=2, era="legacy")
+        await StdioClient((sys.executable, "-c", MUTE), {}, said.append, ANY).connect(timeout=2, era="legacy")
 
     assert said == ["initialize", "(the process ended (exit status 0))"]
 
@@ -130,7 +132,7 @@ async def test_params_with_newlines_are_one_line_on_the_pipe(everything):
 
 
 async def test_a_legacy_server_is_initialized_and_its_ping_answered():
-    client = StdioClient((sys.executable, "-c", LEGACY_SERVER), {}, print)
+    client = StdioClient((sys.executable, "-c", LEGACY_SERVER), {}, print, ANY)
     info = await client.connect(timeout=20)
     try:
         answer = await client.request("tools/list", b"{}", timeout=5)
@@ -146,7 +148,7 @@ async def test_a_legacy_server_is_initialized_and_its_ping_answered():
 async def test_a_process_that_ends_fails_what_waits_and_says_what_it_said():
     program = "import sys; sys.stdin.readline(); print('out of cheese', file=sys.stderr); sys.exit(3)"
     said = []
-    client = StdioClient((sys.executable, "-c", program), {}, said.append)
+    client = StdioClient((sys.executable, "-c", program), {}, said.append, ANY)
 
     with pytest.raises(McpTransportError, match=r"exit status 3\)$"):
         await client.connect(timeout=10)
@@ -158,14 +160,14 @@ async def test_a_line_on_stderr_without_an_end_is_heard_in_part():
     program = "import sys; w = sys.stderr.write; w('x' * 10_000_000 + '\\nnext\\n\\nlast \\xff'); sys.exit(3)"
     said = []
     with pytest.raises(McpTransportError):
-        await StdioClient((sys.executable, "-c", program), {}, said.append).connect(timeout=10)
+        await StdioClient((sys.executable, "-c", program), {}, said.append, ANY).connect(timeout=10)
 
     assert said == ["x" * LONGEST_SAID, "next", "", "last ÿ", "(the process ended (exit status 3))"]
 
 
 async def test_a_command_that_is_not_there_says_so():
     with pytest.raises(McpTransportError, match="no-such-command cannot be started"):
-        await StdioClient(("no-such-command",), {}, print).connect(timeout=5)
+        await StdioClient(("no-such-command",), {}, print, ANY).connect(timeout=5)
 
 
 async def test_a_stubborn_process_and_its_children_are_killed():
@@ -176,7 +178,7 @@ async def test_a_stubborn_process_and_its_children_are_killed():
         "import time; time.sleep(600)"
     )
     said = []
-    client = StdioClient((sys.executable, "-c", program), {}, said.append)
+    client = StdioClient((sys.executable, "-c", program), {}, said.append, ANY)
     with pytest.raises(McpTransportError, match="no answer to initialize"):
         await client.connect(timeout=1)
 
@@ -200,7 +202,7 @@ async def test_the_environment_is_clean():
     os.environ["MCPCTL_SOMETHING_SECRET"] = "x"
     program = "import os, sys; print(sorted(os.environ), file=sys.stderr); sys.exit(1)"
     said = []
-    client = StdioClient((sys.executable, "-c", program), {"OWN": "1"}, said.append)
+    client = StdioClient((sys.executable, "-c", program), {"OWN": "1"}, said.append, ANY)
     try:
         with pytest.raises(McpTransportError):
             await client.connect(timeout=10)
@@ -244,7 +246,7 @@ for line in sys.stdin:
 
 
 async def test_nonsense_on_stdout_is_passed_over_and_a_broken_error_is_told():
-    client = StdioClient((sys.executable, "-c", NONSENSE), {}, print)
+    client = StdioClient((sys.executable, "-c", NONSENSE), {}, print, ANY)
     await client.connect(timeout=20)
     try:
         for _ in range(2):
@@ -273,7 +275,7 @@ sys.stdin.readline()
 
 async def test_a_server_that_reads_the_probe_only_after_it_was_given_up_is_modern_all_the_same(monkeypatch):
     monkeypatch.setattr("mcpctl.actors.upstream_router.stdio.PROBE_SECONDS", 0.1)
-    client = StdioClient((sys.executable, "-c", SLOW_TO_START), {}, print)
+    client = StdioClient((sys.executable, "-c", SLOW_TO_START), {}, print, ANY)
     try:
         info = await client.connect(timeout=20)
     finally:
@@ -310,7 +312,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 async def asking():
-    client = StdioClient((sys.executable, "-c", ASKING), {}, print)
+    client = StdioClient((sys.executable, "-c", ASKING), {}, print, ANY)
     await client.connect(timeout=20)
     yield client
     await client.close()

@@ -1,6 +1,8 @@
 """Users, service accounts and bearers, asked over the bus."""
 
 import asyncio
+import os
+import time
 
 import pytest
 from argon2 import PasswordHasher
@@ -47,6 +49,18 @@ async def test_a_wrong_bootstrap_secret_is_refused(plane):
 
     with pytest.raises(Forbidden, match="not the bootstrap secret"):
         await door.call(token.bootstrap, token.Bootstrap(secret="guess", user="eve", password=PASSWORD))
+
+
+async def test_a_bootstrap_secret_is_dead_fifteen_minutes_after_it_was_written(plane):
+    door, file = await plane.connect(AdmittedIdentity("login")), plane.settings.bootstrap_file
+    wanted = token.Bootstrap(secret=file.read_text().strip(), user="ann", password=PASSWORD)
+
+    for age in (16 * 60, -16 * 60):  # a clock that was set back makes no secret live longer
+        os.utime(file, times=(time.time() - age,) * 2)
+        with pytest.raises(Forbidden, match="works for 15 minutes"):
+            await door.call(token.bootstrap, wanted)
+    os.utime(file)
+    await door.call(token.bootstrap, wanted)
 
 
 async def test_bootstrap_is_over_once_there_is_a_user(plane, root):

@@ -28,7 +28,13 @@ async def upstreams_of():
                 raise Unauthenticated("revoked")
             return connection
 
-        made.append(Upstreams(ActorSettings(**settings), unseal, ServerLogs("r1", None)))
+        made.append(
+            Upstreams(
+                ActorSettings(**{"upstream_networks": "loopback", "stdio_commands": "*"} | settings),
+                unseal,
+                ServerLogs("r1", None),
+            )
+        )
         return made[-1]
 
     yield make
@@ -43,7 +49,7 @@ async def test_an_idle_stdio_server_is_stopped_and_started_again_when_asked(upst
         await upstream.connected()
         client = upstream._client
         sweeping = asyncio.create_task(upstreams.sweep())
-        await client._process.wait()
+        await client._process.exited.wait()
         sweeping.cancel()
 
         again = upstreams.get(SERVER, "", AUTHORITY, "modern", NOTHING)
@@ -89,5 +95,5 @@ async def test_a_newer_revision_ends_the_older_connection(upstreams_of):
         await old.connected()
         process = old._client._process
         new = upstreams.get(SERVER.model_copy(update={"revision": "2"}), "", AUTHORITY, "modern", NOTHING)
-        await process.wait()
+        await process.exited.wait()
         assert (await new.connected()).era == "modern"

@@ -177,14 +177,52 @@ async def test_without_an_ack_for_a_while_it_is_not_healthy_until_one_comes(writ
     assert writer.healthy
 
 
-async def test_after_giving_up_new_events_are_tried_again(writer, provisioner, server, monkeypatch):
+async def test_what_nobody_waits_for_any_more_is_sent_until_the_stream_is_back(
+    writer, provisioner, server, monkeypatch
+):
     monkeypatch.setattr(auditing, "PATIENCE", 0.2)
     monkeypatch.setattr(auditing, "ATTEMPT", 0.1)
+    monkeypatch.setattr(auditing, "LATER", 0.1)
     await provisioner.delete_stream(audit.STREAM)
     with pytest.raises(Unavailable):
-        await writer.append({"kind": "call"})
+        await writer.append({"kind": "call", "name": "told that it failed"})
+    assert not writer.healthy, "no new call may begin"
 
-    assert writer.healthy, "or no call would ever begin again, and none could find out that the stream is back"
+    await provision(server.url, server.keys)
+
+    async with asyncio.timeout(5):
+        while not writer.healthy:
+            await asyncio.sleep(0.02)
+    [[event]] = await stored(provisioner)
+    assert event["name"] == "told that it failed"
+
+
+async def test_what_is_sent_on_is_bounded_and_a_close_waits_for_no_stream(writer, provisioner, monkeypatch):
+    monkeypatch.setattr(auditing, "PATIENCE", 0.1)
+    monkeypatch.setattr(auditing, "KEPT", 3)
+    await provisioner.delete_stream(audit.STREAM)
+    waits = []
+    for _ in range(6):
+        waits.append(writer.append({"kind": "edge"}))
+        await asyncio.sleep(0)
+
+    async with asyncio.timeout(5):
+        assert all(isinstance(each, Unavailable) for each in await asyncio.gather(*waits, return_exceptions=True))
+        while writer.unacknowledged > 3:
+            await asyncio.sleep(0.02)
+        await writer.close()
+
+    assert writer.unacknowledged == 0
+
+
+async def test_an_event_that_no_message_can_carry_blocks_nothing(writer, provisioner):
+    with pytest.raises(Unavailable):
+        await writer.append({"kind": "call", "choices": {"a": "x" * 9_000_000}})
+
+    await writer.append({"kind": "call", "name": "after"})
+
+    assert writer.healthy
+    assert [[event["name"] for event in events] for events in await stored(provisioner)] == [["after"]]
 
 
 async def test_close_waits_for_what_was_taken(writer, provisioner):

@@ -197,6 +197,16 @@ def test_what_is_wrong_is_told_with_file_line_and_what_was_expected(text, said):
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize("value", ["no", "on", "yes", "0123", "0x1f", "1.0", "1_000"])
+@pytest.mark.parametrize("member", ["description: {}", "labels: {{a: {}}}"])
+def test_what_yaml_takes_for_a_number_or_a_truth_is_no_text_unless_it_is_quoted(member, value):
+    document = "kind: project\nname: a\n" + member
+
+    with pytest.raises(CliError, match=r"f\.yaml, line 3: .*must be a text"):
+        manifest(document.format(value))
+    assert value in str(manifest(document.format(f'"{value}"')).spec)
+
+
 def test_a_wrong_value_is_not_repeated_since_it_may_be_secret():
     with pytest.raises(CliError) as refused:
         manifest("kind: secret\nname: a\nvalue: {hunter2: 1}\n")

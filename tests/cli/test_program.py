@@ -109,7 +109,7 @@ def test_a_verb_loads_no_database_and_no_http_server():
         (["test", "mcp", "http://h/", "--args", "{"], "--args is no valid JSON"),
         (["test", "mcp", "http://h/", "--args", "[]"], "--args must be a JSON object"),
         (["test", "mcp", "ftp://h/"], "http://"),
-        (["test", "mcp", "http://h/", "--token", "a b"], "the token is empty or has a space"),
+        (["test", "mcp", "http://h/", "--token", "a b"], "a token does not belong on the command line"),
         (["test", "mcp", "http://h/", "--token", "@/nowhere"], "cannot read /nowhere"),
     ],
 )

@@ -1,3 +1,4 @@
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -41,7 +42,23 @@ def test_a_moment_without_a_zone_is_the_local_time():
     assert parse_ttl("2027-01-31")["expires_at"] == datetime(2027, 1, 31).astimezone()
 
 
-@pytest.mark.parametrize("text", ["0d", "soon", "30", "", "2027-13-01"])
+@pytest.mark.parametrize("text", ["2027-03-28T02:30", "2027-10-31T02:30"])
+def test_a_local_time_that_comes_never_or_twice_is_refused_unless_it_names_its_zone(text, monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        with pytest.raises(CliError, match="write it with Z"):
+            parse_ttl(text)
+        assert parse_ttl(f"{text}Z")["expires_at"].utcoffset() is not None
+        assert parse_ttl("2027-03-28T03:30")["expires_at"] == datetime(2027, 3, 28, 1, 30, tzinfo=UTC)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "text", ["0d", "-1d", "1000000000000y", "soon", "30", "", "2027-13-01", "99999-01-01", "1000000000000-01-01"]
+)
 def test_what_is_no_ttl_is_refused_with_an_example(text):
     with pytest.raises(CliError, match="write 30d") as refused:
         parse_ttl(text)

@@ -8,7 +8,7 @@ import pytest
 def test_tools_are_listed_with_their_servers_under_the_names_that_agents_call(cli):
     lines = cli.ok("get", "tools", "-p", "demo").splitlines()
 
-    assert lines[0].split() == ["NAME", "PROJECT", "SERVER", "DESCRIPTION"]
+    assert lines[0].split() == ["NAME", "PROJECT", "SERVER", "STATE", "DESCRIPTION"]
     rows = {line.split()[0]: line.split()[2] for line in lines[1:]}
     assert rows["time__get_current_time"] == "time"
     assert rows["notes__count"] == "notes"
@@ -140,7 +140,7 @@ def test_an_error_of_the_tool_is_printed_and_the_exit_code_is_1(cli):
         (("x", "-p", "demo", "--args", "-", "--token", "-"), 2, "stdin cannot be both"),
         (("time__get_current_time", "-p", "demo/../demo"), 1, "403"),
         (("time__get_current_time", "-p", "nowhere"), 1, "403"),
-        (("time__get_current_time", "-p", "demo", "--token", "mcpctl_pat_x"), 1, "401"),
+        (("time__get_current_time", "-p", "demo", "--token", "mcpctl_pat_x"), 2, "does not belong on the command line"),
     ],
 )
 def test_what_cannot_be_called_is_told_in_one_line(cli, arguments, code, said):

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -120,6 +121,12 @@ def test_an_address_of_another_machine_is_one_line(tmp_path):
 
     assert done.returncode == 1
     assert only_line(done).startswith("Error: cannot listen on 192.0.2.1: ")
+
+
+def test_agents_bearers_do_not_go_beyond_this_machine_in_clear(tmp_path):
+    done = try_up(tmp_path, "--data", str(tmp_path / "data"), "--http-host", "0.0.0.0", "--http-port", "0")
+
+    assert "0.0.0.0 is beyond loopback: set MCPCTL_TLS_CERT and MCPCTL_TLS_KEY, or MCPCTL_TLS=terminated" in done.stderr
 
 
 def test_a_restart_keeps_everything(own_demo):
@@ -299,3 +306,23 @@ def test_a_gateway_whose_port_is_taken_ends_with_one_line(demo):
     refused = demo.refused("run", "gateway", "--nats-url", demo.nats_url, "--http-port", port)
 
     assert "cannot listen on 127.0.0.1" in refused
+
+
+def test_on_a_full_disk_changes_are_refused_with_the_reason_and_reads_and_calls_go_on(robust_demo):
+    """No file of the actors may grow: neither the databases nor the log."""
+    actors = robust_demo.children()["actors"]
+    before = resource.prlimit(actors, resource.RLIMIT_FSIZE)
+    resource.prlimit(actors, resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        refused = robust_demo.refused("create", "project", "full", code=3)
+        listed = robust_demo.ok("get", "projects", "-o", "name")
+        called = robust_demo.run("test", "mcp", robust_demo.endpoint, *CALL, MCPCTL_TOKEN=robust_demo.token)
+    finally:
+        resource.prlimit(actors, resource.RLIMIT_FSIZE, before)
+
+    assert "the database of the catalog actor does not answer" in refused
+    assert "project/demo" in listed
+    assert "PASSED" in called.stdout
+    assert recovers(robust_demo)
+    robust_demo.ok("create", "project", "full")
+    assert robust_demo.children()["actors"] == actors

@@ -14,6 +14,7 @@ from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts import catalog
 from mcpctl.bus.contracts.catalog import IndexedPrompt
 from mcpctl.bus.errors import BusError
+from mcpctl.bus.networks import Networks
 
 log = structlog.get_logger()
 
@@ -48,8 +49,8 @@ class Briefing:
 class Briefings:
     """Writes briefings."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
+    def __init__(self, bus: Bus, networks: Networks) -> None:
+        self._bus, self._networks = bus, networks
 
     async def of_task(self, asker: Asker, task: Task) -> Briefing:
         """Brief for a task, by the project's model where it has one. Raises `BusError`."""
@@ -87,7 +88,7 @@ class Briefings:
         try:
             asked = catalog.UnsealModel(bearer=head.bearer, project=head.project)
             model = await self._bus.call(catalog.unseal_model, asked)
-            return await choose_by_model(model, index, task, asker.patience), f"model {model.model}"
+            return await choose_by_model(model, index, task, asker.patience, self._networks), f"model {model.model}"
         except (ModelRefused, BusError) as reason:
             log.info("prompts chosen without the model", project=head.project, reason=str(reason))
             return choose(index, task), f"words, since the model did not choose: {reason}"

@@ -12,6 +12,7 @@ from mcpctl.actors.upstream_router.briefing.choosing import ALWAYS, Choice, Task
 from mcpctl.bus.contracts.catalog import IndexedPrompt, ModelConnection
 from mcpctl.bus.http1 import HttpError, HttpTimeoutError, Pool, Response
 from mcpctl.bus.http_head import Url, header_lines
+from mcpctl.bus.networks import Networks
 
 OFFERED = 200
 """Prompts that a model is asked to choose from: those of the highest priority, where there are more."""
@@ -60,9 +61,11 @@ class _Named(msgspec.Struct):
 
 
 async def choose_by_model(
-    connection: ModelConnection, index: Sequence[IndexedPrompt], task: Task, patience: float
+    connection: ModelConnection, index: Sequence[IndexedPrompt], task: Task, patience: float, networks: Networks
 ) -> list[Choice]:
     """Return the prompts that a model chooses for a task, in its order; those of priority 10 first, chosen or not.
+
+    `networks` are the addresses at which the model may be.
 
     It has `patience` seconds or its own `timeout_ms`, whichever is less, for all of its answer. It is not asked where
     all that there is to choose has priority 10. Raises `ModelRefused`.
@@ -71,7 +74,7 @@ async def choose_by_model(
     if all(prompt.priority == ALWAYS for prompt in offered):
         return with_always(index, [])
     seconds = min(connection.timeout_ms / 1000, patience)
-    named = _named_in(await _ask(connection, _question(connection.model, offered, bounded(task)), seconds))
+    named = _named_in(await _ask(connection, _question(connection.model, offered, bounded(task)), seconds, networks))
     known = {prompt.name for prompt in offered}
     chosen = [name for name in dict.fromkeys(named) if name in known]
     if named and not chosen:
@@ -96,13 +99,13 @@ def _question(model: str, offered: Sequence[IndexedPrompt], task: Task) -> bytes
     )
 
 
-async def _ask(connection: ModelConnection, body: bytes, seconds: float) -> bytes:
+async def _ask(connection: ModelConnection, body: bytes, seconds: float, networks: Networks) -> bytes:
     """Return the body of the answer. A connection is for one question: they are seldom, and far apart."""
     if seconds <= 0:
         raise ModelRefused("no answer in time")
     deadline = asyncio.get_running_loop().time() + seconds
     url, head = _head(connection)
-    pool = Pool(url, connect_timeout=seconds, max_body=MAX_ANSWER)
+    pool = Pool(url, connect_timeout=seconds, max_body=MAX_ANSWER, networks=networks)
     try:
         response = await pool.exchange(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body), deadline)
     except HttpTimeoutError:
