@@ -45,7 +45,7 @@ class Store:
 
     def __init__(self, actor: str, url: str, *, durable: bool = True) -> None:
         self.actor = actor
-        self.engine = _engine(actor, url, "FULL" if durable else "OFF")
+        self.engine = _engine(actor, url, durable=durable)
         writers = 1 if self.engine.dialect.name == "sqlite" else READERS
         self._writers = ThreadPoolExecutor(writers, thread_name_prefix=f"{actor}-write")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix=f"{actor}-read")
@@ -156,7 +156,7 @@ def _scripts(actor: str) -> Iterator[ScriptDirectory]:
         yield ScriptDirectory(str(folder), version_locations=[str(folder / actor)])
 
 
-def _engine(actor: str, url: str, synchronous: str) -> Engine:
+def _engine(actor: str, url: str, *, durable: bool) -> Engine:
     if not url.startswith("sqlite"):
         return create_engine(
             url,
