@@ -202,7 +202,7 @@ class PullChanges(Message):
     instance: str
     host: str = ""
     settled: int = -1
-    ended: dict[int, int] = Field(default_factory=dict)
+    ended: dict[int, int] = Field(default_factory=dict, max_length=MOST)
 
 
 class Changes(Message):
