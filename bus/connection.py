@@ -161,21 +161,23 @@ class _Client(Client):
 
     async def _process_connect_init(self) -> None:
         transport: Any = self._transport
-        read, lines = transport.readline, 0
+        read, asked = transport.readline, 0
 
         async def readline() -> bytes:
             # While the auth callout is not answered the server's own PING may come, which nats-py takes for a yes.
-            nonlocal lines
+            nonlocal asked
+            asked += 1
             while (line := await read()).startswith(b"PING"):
                 transport.write(b"PONG\r\n")
-            lines += 1
             return bytes(line)
 
         transport.readline = readline
         try:
             await super()._process_connect_init()
         except TimeoutError as error:
-            raise Error("no answer to the authorization request" if lines else "no greeting") from error
+            if asked < 2:  # the first is for the greeting
+                raise
+            raise Error("no answer to the authorization request") from error
         finally:
             transport.readline = read
 

@@ -60,10 +60,21 @@ def configure_logging() -> None:
             _without_bearers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Stderr(),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_OfLibraries()], level=logging.WARNING)
+
+
+class _Stderr:
+    """Writes lines to stderr. A log that takes none, on a full disk say, is no reason to stop."""
+
+    def msg(self, line: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+
+    log = debug = info = warn = warning = error = critical = fatal = exception = failure = err = msg
 
 
 class _OfLibraries(logging.Handler):

@@ -13,7 +13,9 @@ import msgspec
 _LITERAL = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?', re.DOTALL)
 """A string in JSON, and the colon that makes a key of it."""
 
-_PLAIN = re.compile(rb"[\x20-\x7e\t\n\r]*")
+_ESCAPES = (b"\\u", b"\\b", b"\\f")
+"""Of these a string can have what is not seen; a control character itself is no JSON, but for DEL."""
+
 _NAMES = ("name", "uri", "uriTemplate")
 
 _HIDDEN = (
@@ -38,8 +40,11 @@ def readable_item(item: bytes) -> bytes | None:
 
     None where a name, a URI or a key has one: the item could not be used by another.
     """
-    if _PLAIN.fullmatch(item) and not any(escape in item for escape in (b"\\u", b"\\b", b"\\f")):
-        return item
+    if not any(escape in item for escape in _ESCAPES):
+        if item.isascii() and b"\x7f" not in item:
+            return item
+        if _FOUND.search(item.decode(errors="replace")) is None:
+            return item
     key = ""
 
     def seen(found: re.Match[str]) -> str:

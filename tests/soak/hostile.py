@@ -167,11 +167,11 @@ async def run(system: System, url: str, *, warm: float, seconds: float) -> dict[
         figures["beside the mix"] = clients.taken()
         figures["more"] = await settled(system, before)
         figures["after"] = held(system)
+        figures["errors"], figures["retried"] = list(clients.errors), clients.retried  # what cancelling breaks is none
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    figures["errors"], figures["retried"] = clients.errors, clients.retried
     return figures
 
 
