@@ -143,7 +143,9 @@ class Bench:
         for url in self.urls:
             found.append([])
             for _ in range(self.streams):
-                answer = await http.post(f"{url}/projects/ticking/mcp", json=call, headers=sent)
+                while (answer := await http.post(f"{url}/projects/ticking/mcp", json=call, headers=sent)).status == 503:
+                    answer.close()  # a part is still on its way back from the case before
+                    await asyncio.sleep(0.2)
                 if answer.status != 200:
                     raise RuntimeError(await answer.text())
                 found[-1].append(Stream(answer))

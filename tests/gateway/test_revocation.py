@@ -63,7 +63,7 @@ class Stream:
 
 
 @asynccontextmanager
-async def ticking_on(url, bearer, count, pause_ms=30):
+async def ticking_on(url, bearer, count, pause_ms=30, project="ticking"):
     """That many running calls, each of which has told something."""
     async with AsyncExitStack() as opened:
         connector = aiohttp.TCPConnector(limit=0)
@@ -75,7 +75,9 @@ async def ticking_on(url, bearer, count, pause_ms=30):
         sent = headers(bearer, "tools/call", Mcp_Name="tick")
         streams = []
         for _ in range(count):
-            answer = await opened.enter_async_context(http.post(f"{url}/projects/ticking/mcp", json=call, headers=sent))
+            answer = await opened.enter_async_context(
+                http.post(f"{url}/projects/{project}/mcp", json=call, headers=sent)
+            )
             assert answer.status == 200, await answer.text()
             streams.append(Stream(answer))
         for stream in streams:
@@ -170,12 +172,17 @@ async def test_a_gateway_that_was_stopped_meanwhile_is_named_and_then_writes_not
 
 
 async def test_a_frozen_project_answers_nobody_until_it_is_unfrozen(ticker):
-    bearer = await ticker.token("ticking", "chilled", "role:run,resource:servers")
-    url, sent = f"{ticker.urls[1]}/projects/ticking/mcp", headers(bearer)
-    async with asyncio.timeout(60), ticking_on(ticker.urls[0], bearer, 2) as streams, aiohttp.ClientSession() as http:
+    await ticker.project("cold", "ticking")
+    bearer = await ticker.token("cold", "chilled", "role:run,resource:servers")
+    url, sent = f"{ticker.urls[1]}/projects/cold/mcp", headers(bearer)
+    async with (
+        asyncio.timeout(60),
+        ticking_on(ticker.urls[0], bearer, 2, project="cold") as streams,
+        aiohttp.ClientSession() as http,
+    ):
         with committing() as committed:
             frozen = await ticker.operator.call(
-                catalog.freeze_project, catalog.FreezeProject(bearer=ticker.bearer, name="ticking")
+                catalog.freeze_project, catalog.FreezeProject(bearer=ticker.bearer, name="cold")
             )
         try:
             assert frozen.frozen_at is not None
@@ -191,7 +198,7 @@ async def test_a_frozen_project_answers_nobody_until_it_is_unfrozen(ticker):
             assert "frozen" in (await mcpctl(ticker, "get", "projects"))[1]
             assert await outcomes_of(ticker, "chilled") == {("revoked", "revoked_in_flight")}
         finally:
-            code, said, told = await mcpctl(ticker, "unfreeze", "project", "ticking")
+            code, said, told = await mcpctl(ticker, "unfreeze", "project", "cold")
         assert code == 0
         assert "unfrozen" in said + told
         async with http.post(url, json=modern(), headers=sent) as answer:
