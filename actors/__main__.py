@@ -93,7 +93,7 @@ def main(names: list[str]) -> int:
         print(f"Error: setting MCPCTL_{name.upper()}: {fault}", file=sys.stderr)
     except OSError as error:
         print(f"Error: {error.filename}: {error.strerror}" if error.filename else f"Error: {error}", file=sys.stderr)
-    except BusError as error:
+    except (BusError, ValueError) as error:
         print(f"Error: {error}", file=sys.stderr)
     return 1
 

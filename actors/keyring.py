@@ -61,6 +61,11 @@ class KeyringFile:
             raise KeyringRefused(f"the keyring {path} lacks its current key, or has one that is not of 256 bits")
         return cls(held.current, keys)
 
+    @property
+    def newest_first(self) -> tuple[bytes, ...]:
+        """The current key, and then all others."""
+        return (self._keys[self.current], *(key for key_id, key in self._keys.items() if key_id != self.current))
+
     def __contains__(self, key_id: object) -> bool:
         return key_id in self._keys
 

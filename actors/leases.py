@@ -68,12 +68,11 @@ class Leases:
 
 def _renew(session: Session, asked: PullChanges, caller: str, seq: int) -> None:
     now = _now_ms()
-    row = session.get(LeaseRow, asked.instance)
+    instance = f"{caller}/{asked.instance}"  # so that nobody confirms in the name of another connection
+    row = session.get(LeaseRow, instance)
     if row is None:
         session.execute(delete(LeaseRow).where(col(LeaseRow.until) < now - KEPT_MS))
-        row = LeaseRow(
-            instance=asked.instance, caller=caller, host=asked.host, epoch="", settled=-1, until=0, ended="{}"
-        )
+        row = LeaseRow(instance=instance, caller=caller, host=asked.host, epoch="", settled=-1, until=0, ended="{}")
     row.epoch, row.settled = (asked.epoch, asked.settled) if asked.epoch else ("", seq)
     row.until = now + int(LEASE * 1000)
     if asked.ended:

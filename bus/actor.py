@@ -60,6 +60,8 @@ class Actor:
 
     role: ClassVar[Role]
     audited: ClassVar[frozenset[str]] = frozenset()
+    urgent: ClassVar[frozenset[str]] = frozenset()
+    """Audited verbs that only take away, as those do that need `delete`: done even while they cannot be recorded."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
@@ -151,7 +153,8 @@ class Actor:
 
     def _check_audit(self, call: Call[Any, Any], needs: Need) -> None:
         """Refuse to begin what could not be recorded now. What only takes away is done all the same, recorded late."""
-        if call.verb in self.audited and needs.verb != "delete" and not self.audit.healthy:
+        gives = call.verb in self.audited - self.urgent and needs.verb != "delete"
+        if gives and not self.audit.healthy:
             raise Unavailable("the audit stream does not acknowledge events: nothing was changed")
 
     async def _note(

@@ -160,13 +160,26 @@ class _Client(Client):
         await super()._process_info(info, initial_connection)
 
     async def _process_connect_init(self) -> None:
-        await super()._process_connect_init()
-        if self._status != Client.CONNECTED:
-            # While nobody answers the auth callout the server's own PING comes first, which nats-py takes for a yes.
-            await cancel(*filter(None, (self._reading_task, self._ping_interval_task, self._flusher_task)))
-            if self._transport is not None:
-                self._transport.close()
-            raise Error("no answer to the authorization request")
+        transport: Any = self._transport
+        read, asked = transport.readline, 0
+
+        async def readline() -> bytes:
+            # While the auth callout is not answered the server's own PING may come, which nats-py takes for a yes.
+            nonlocal asked
+            asked += 1
+            while (line := await read()).startswith(b"PING"):
+                transport.write(b"PONG\r\n")
+            return bytes(line)
+
+        transport.readline = readline
+        try:
+            await super()._process_connect_init()
+        except TimeoutError as error:
+            if asked < 2:  # the first is for the greeting
+                raise
+            raise Error("no answer to the authorization request") from error
+        finally:
+            transport.readline = read
 
     async def _flush_pending(self, force_flush: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
         with cancellation_kept():

@@ -29,6 +29,9 @@ PULL_EVERY = 1.0
 PULL_SOON = 0.2
 """Seconds to the next pull while the lease is short or over: an answer that came late vouches only briefly."""
 
+COUNTED = 1000
+"""Changes of which it is remembered how much they ended."""
+
 Ending = asyncio.Future[int] | int | None
 
 HOST = f"{socket.gethostname()}:{os.getpid()}"
@@ -57,6 +60,8 @@ class Follower:
         self.on_lapse: list[Callable[[], None]] = []
         self._ending: dict[asyncio.Future[int], int] = {}
         self._ended: dict[int, int] = {}
+        """Calls and streams ended, by change: all of them, since a pull whose answer was lost may have been noted."""
+        self._untold: set[int] = set()
         self._bus = bus
         self._instance = f"{bus.caller}.{secrets.token_hex(6)}"
         self._lease_until = 0.0
@@ -115,7 +120,8 @@ class Follower:
 
     async def _pull(self) -> None:
         sent = now()
-        ended, self._ended = self._ended, {}
+        untold, self._untold = self._untold, set()
+        ended = {seq: self._ended[seq] for seq in untold if seq in self._ended}
         settled = min(self._ending.values(), default=self.seq + 1) - 1
         asked = PullChanges(
             epoch=self.epoch, seq=self.seq, instance=self._instance, host=HOST, settled=settled, ended=ended
@@ -123,7 +129,7 @@ class Follower:
         try:
             answer = await self._bus.call(self.feed.pull, asked)
         except BaseException:
-            self._ended = ended | self._ended
+            self._untold |= untold
             raise
         self._apply(asked, answer)
         self._lease_until, self._lapsed = sent + LEASE, False
@@ -184,12 +190,18 @@ class Follower:
                 self._ending[ending] = change.seq
                 ending.add_done_callback(self._note_ended)
             elif ending:
-                self._ended[change.seq] = self._ended.get(change.seq, 0) + ending
+                self._count(change.seq, ending)
         if change.action != "created":
             self._pull_now.set()  # somebody may be waiting to hear that it has been acted upon
 
     def _note_ended(self, ending: "asyncio.Future[int]") -> None:
         seq = self._ending.pop(ending)
         if not ending.cancelled() and ending.exception() is None and ending.result():
-            self._ended[seq] = self._ended.get(seq, 0) + ending.result()
+            self._count(seq, ending.result())
         self._pull_now.set()
+
+    def _count(self, seq: int, ended: int) -> None:
+        self._ended[seq] = self._ended.get(seq, 0) + ended
+        self._untold.add(seq)
+        if len(self._ended) > COUNTED:
+            del self._ended[next(iter(self._ended))]

@@ -8,7 +8,7 @@ from mcpctl.bus.connection import Bus
 from mcpctl.bus.contract import Change
 from mcpctl.bus.contracts import token
 from mcpctl.bus.errors import Unauthenticated
-from mcpctl.bus.feed import Follower
+from mcpctl.bus.feed import Follower, now
 
 
 class Principals:
@@ -42,10 +42,13 @@ class Principals:
         return await self._cache.get(digest(bearer), bearer)
 
     async def _load(self, _sha: str, bearer: str) -> Loaded[token.Principal]:
+        asked = now()
         answer = await self._bus.call(token.resolve, token.ResolveBearer(bearer=bearer))
-        left = answer.principal.expires_in_ms
-        ttl = self._ttl if left is None else min(self._ttl, left / 1000)
-        return Loaded(answer.epoch, answer.seq, answer.principal, ttl)
+        principal, left = answer.principal, answer.principal.expires_in_ms
+        if left is None:
+            return Loaded(answer.epoch, answer.seq, principal, self._ttl)
+        principal = principal.model_copy(update={"until": asked + left / 1000})
+        return Loaded(answer.epoch, answer.seq, principal, min(self._ttl, left / 1000))
 
     def _changed(self, change: Change) -> None:
         if change.action == "created":

@@ -17,6 +17,8 @@ import structlog
 from mcpctl.bus.bearer import masked
 from mcpctl.bus.variables import KNOWN
 
+log = structlog.get_logger()
+
 T = TypeVar("T")
 
 LARGE = 256 * 1024
@@ -58,9 +60,28 @@ def configure_logging() -> None:
             _without_bearers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Stderr(),
         cache_logger_on_first_use=True,
     )
+    logging.basicConfig(handlers=[_OfLibraries()], level=logging.WARNING)
+
+
+class _Stderr:
+    """Writes lines to stderr. A log that takes none, on a full disk say, is no reason to stop."""
+
+    def msg(self, line: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+
+    log = debug = info = warn = warning = error = critical = fatal = exception = failure = err = msg
+
+
+class _OfLibraries(logging.Handler):
+    """Sends what libraries log the same way: aiohttp repeats a line that it cannot read, and the bearer in it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
 
 
 def _without_bearers(_logger: Any, _name: str, line: Any) -> str:

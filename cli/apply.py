@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,7 @@ from mcpctl.cli.replay import Replay, replay
 from mcpctl.cli.resources import find
 from mcpctl.cli.selectors import Selector
 from mcpctl.cli.session import Session, session
-from mcpctl.cli.times import parse_duration
+from mcpctl.cli.times import parse_past
 from mcpctl.cli.yaml_documents import parse
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -80,7 +81,7 @@ def apply(
         raise CliError(
             "--replay needs --dry-run: it tells what the documents would change before they are applied", USAGE
         )
-    replayed = parse_duration(replay_span) if replay_span is not None else None
+    since = parse_past(replay_span) if replay_span is not None else None
     chosen = Selector.parse(selector) if selector is not None else None
     manifests = load(files)
     for each in manifests:
@@ -91,9 +92,7 @@ def apply(
             if not chosen.fits(each.spec.labels):
                 raise each.source.error(("labels",), f"{each.ref} has not the labels that -l {selector} asks for")
     folder = TokenFolder.make(token_out) if token_out is not None and not dry_run else None
-    asyncio.run(
-        _apply(manifests, chosen if prune else None, folder, output, context, dry_run=dry_run, replayed=replayed)
-    )
+    asyncio.run(_apply(manifests, chosen if prune else None, folder, output, context, dry_run=dry_run, since=since))
 
 
 def _refuse_secret(server: Manifest, plain: Sequence[str]) -> None:
@@ -163,7 +162,7 @@ async def _apply(
     context: str | None,
     *,
     dry_run: bool,
-    replayed: int | None,
+    since: datetime | None,
 ) -> None:
     found: Replay | None = None
     async with session(context) as opened:
@@ -172,10 +171,10 @@ async def _apply(
         done = await plan.check()
         if not dry_run:
             done = await _carry_out(plan)
-        if replayed is not None:
+        if since is not None:
             definitions = [each.spec for each in manifests if each.kind.name == "rbac"]
             removed = [ref for ref in unwanted if ref.kind == "rbac"]
-            found = await replay(opened, definitions, removed, done.items, replayed)
+            found = await replay(opened, definitions, removed, done.items, since)
     _report(done, output, found, dry_run=dry_run)
     _keep(done, folder)
 

@@ -120,6 +120,7 @@ def tail(
     Examples:
       mcpctl audit tail -p demo
       mcpctl audit tail --outcome error -o json
+      mcpctl audit tail -p demo --token ci --tool 'git/*' --outcome deny
     """  # noqa: D301 - \b keeps the examples' lines apart
     wanted = chosen(token=token, user=user, tool=tool, outcome=outcome, kind=kind, since=since)
     try:

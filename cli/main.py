@@ -49,6 +49,7 @@ class Program(LazyGroup):
         Command("status", PROCESSES, "Show which parts answer", "mcpctl.cli.status:status"),
         Command("db", PROCESSES, "Check, migrate and move the databases", "mcpctl.cli.database:app"),
         Command("nats", PROCESSES, "Make and check the configuration of the bus", "mcpctl.cli.nats:app"),
+        Command("keys", PROCESSES, "Rotate the keys that parts keep in files", "mcpctl.cli.keys:app"),
         Command("admin", PROCESSES, "Help on the host itself", "mcpctl.cli.admin:app"),
         Command("completion", PROCESSES, "Print the completion script of a shell", "mcpctl.cli.completion:completion"),
         Command("version", PROCESSES, "Show the version", "mcpctl.cli.processes:version"),

@@ -35,7 +35,9 @@ def _told(found: Receipt) -> str:
             "has run out",
             UNAVAILABLE,
         )
-    ended = sum(follower.ended for follower in found.followers if follower.caller.startswith("gateway"))
+    # A call runs at a gateway and at a router; what only routers follow, they alone have counted.
+    edge = [follower for follower in found.followers if follower.caller.startswith("gateway")]
+    ended = sum(follower.ended for follower in edge or found.followers)
     replicas = len(found.followers)
     return (
         f"confirmed by {replicas} {'replica' if replicas == 1 else 'replicas'} in {found.ms} ms, "

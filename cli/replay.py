@@ -108,11 +108,10 @@ def _cells(each: Decided) -> tuple[object, ...]:
 
 
 async def replay(
-    opened: Session, definitions: Sequence[Definition], remove: Sequence[Ref], plan: Iterable[Outcome], seconds: int
+    opened: Session, definitions: Sequence[Definition], remove: Sequence[Ref], plan: Iterable[Outcome], since: datetime
 ) -> Replay:
-    """Decide the calls of the last `seconds` again. `plan` is what applying would do. Raises `BusError`."""
+    """Decide the calls since a moment again. `plan` is what applying would do. Raises `BusError`."""
     until = datetime.now(UTC)
-    since = until - timedelta(seconds=seconds)
     steps = list(plan)
     project = _only_project(definitions, steps)
     regrouped = await _regrouped(opened, since, steps)

@@ -24,7 +24,8 @@ from mcpctl.cli.manifests import Document, document
 from mcpctl.cli.options import ContextName, Project
 from mcpctl.cli.output import note, print_data, say
 from mcpctl.cli.session import Session, session
-from mcpctl.cli.usage import counted, earliest, moment, number
+from mcpctl.cli.times import parse_past
+from mcpctl.cli.usage import counted, moment, number
 
 app = typer.Typer(cls=NounGroup, rich_markup_mode=None, help="Suggest what would be enough, from what was done.")
 
@@ -48,7 +49,7 @@ def _suggest() -> None:
 @app.command("rbac")
 def suggest_rbac(
     *,
-    from_audit: Annotated[str, typer.Option(metavar="TIME", help="How far to look back: 24h, 30d.")],
+    from_audit: Annotated[str, typer.Option(metavar="TIME", help="How far to look back: 24h, 30d, 2027-01-31.")],
     token_name: Annotated[str, typer.Option("--token", metavar="NAME", help="The mcptoken that is looked at.")],
     project: Project = None,
     output: Annotated[Form, typer.Option("-o", "--output", help="How to print the answer.")] = Form.YAML,
@@ -106,7 +107,7 @@ class Suggestion:
     @property
     def remarks(self) -> list[str]:
         first, last = min(use.first for use in self.uses), max(use.last for use in self.uses)
-        made = f"From {number(self.calls, 'allowed call')} of mcptoken {self.name} in the last {self.span}"
+        made = f"From {number(self.calls, 'allowed call')} of mcptoken {self.name} since {self.span}"
         told = [
             f"{made}, between {moment(first)} and {moment(last)}.",
             f"Applied, it narrows the mcptoken {self.name}." if self.held else "Applied, it creates a new mcptoken.",
@@ -141,13 +142,13 @@ class Suggestion:
 
 async def _suggested(project: str, name: str, span: str, context: str | None) -> Suggestion:
     """Make the suggestion. Raises `CliError` where there is nothing to make it from."""
-    wanted = Filter(token=name, outcome="allow", since=earliest(span))
+    wanted = Filter(token=name, outcome="allow", since=parse_past(span))
     async with session(context) as opened:
         found = await counted(opened, wanted, project)
         held, more = await _definitions(opened, project, name)
     uses = [use for use in found if use.kind == "call"]
     if not uses:
-        raise CliError(f'the ledger has no allowed call of mcptoken "{name}" in project "{project}" in the last {span}')
+        raise CliError(f'the ledger has no allowed call of mcptoken "{name}" in project "{project}" since {span}')
     bindings: dict[Binding, None] = {}
     left_out: dict[str, None] = {}
     for use in sorted(found, key=lambda use: (use.server or "", use.name or "")):

@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from mcpctl.bus.contracts import audit
 from mcpctl.bus.contracts.audit import Filter, Use
-from mcpctl.cli.errors import USAGE, CliError
+from mcpctl.bus.errors import DeadlineExceeded
+from mcpctl.cli.audit_filters import Since, Token, TokenSha, Until, chosen
+from mcpctl.cli.errors import UNAVAILABLE, USAGE, CliError
 from mcpctl.cli.options import ContextName, Project
 from mcpctl.cli.output import DataFormat, note, print_data, print_table, say
-from mcpctl.cli.session import Session, checked, session
-from mcpctl.cli.times import ago, parse_duration
+from mcpctl.cli.session import Session, session
+from mcpctl.cli.times import ago
 
 PAGE = 5000
 MOST = 100_000
@@ -28,12 +30,11 @@ OUTCOMES = ("deny", "error", "cancelled", "revoked")
 
 def report(
     *,
-    token: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The mcptoken, whether it still is there or not.")
-    ] = (None),
-    token_sha: Annotated[str | None, typer.Option(metavar="SHA", help="The bearer of this id alone.")] = None,
     project: Project = None,
-    since: Annotated[str | None, typer.Option(metavar="TIME", help="Only what is not older: 1h, 2d.")] = None,
+    token: Token = None,
+    token_sha: TokenSha = None,
+    since: Since = None,
+    until: Until = None,
     output: Annotated[DataFormat, typer.Option("-o", "--output", help="How to print the answer.")] = DataFormat.TABLE,
     context: ContextName = None,
 ) -> None:
@@ -50,7 +51,7 @@ def report(
         raise CliError("say which mcptoken: --token NAME -p PROJECT, or --token-sha SHA", USAGE)
     if token is not None and project is None:
         raise CliError("mcptokens are named within a project: add -p PROJECT", USAGE)
-    wanted = checked(Filter, token=token, token_sha=token_sha, since=earliest(since))
+    wanted = chosen(token=token, token_sha=token_sha, since=since, until=until)
     asyncio.run(_report(wanted, project, output, context))
 
 
@@ -60,18 +61,16 @@ def report_on(names: Sequence[str], project: str | None, context: str | None) ->
         asyncio.run(_report(Filter(token=name), project, DataFormat.TABLE, context))
 
 
-def earliest(span: str | None) -> datetime | None:
-    """Return when a span of time such as `24h` began. Raises `CliError` for one that is none."""
-    return None if span is None else datetime.now(UTC) - timedelta(seconds=parse_duration(span))
-
-
 async def counted(opened: Session, wanted: Filter, project: str | None, **more: Any) -> list[Use]:
     """Return all uses that match. Raises `CliError` where they are too many."""
     found: list[Use] = []
     end: int | None = None
     while True:
         asked = {"filter": wanted, "project": project, "limit": PAGE, "offset": len(found), "end": end, **more}
-        page = await opened.ask(audit.usage, **asked)
+        try:
+            page = await opened.ask(audit.usage, **asked)
+        except DeadlineExceeded as error:
+            raise CliError(f"{error}: there is too much in the ledger, choose a shorter time", UNAVAILABLE) from error
         found += page.items
         end = page.end
         if not page.more:

@@ -14,6 +14,7 @@ from mcpctl.gateway.endpoint import McpEndpoint
 from mcpctl.gateway.health import Health
 from mcpctl.gateway.rest.api import RestApi
 from mcpctl.gateway.settings import GatewaySettings
+from mcpctl.gateway.streaming import VOUCHES
 
 FIRST_LEASES_SECONDS = 5.0
 
@@ -33,6 +34,7 @@ class Gateway:
         rest = RestApi(bus, self._endpoint.admission, asked)
         self.app = web.Application(client_max_size=settings.body_limit)
         self.addresses = self._endpoint.addresses
+        self.app[VOUCHES] = self._endpoint.vouches
         self.app.on_shutdown.append(self._endpoint.stop_streams)
         for path in ("/projects/{project}/mcp", "/projects/{project}/servers/{server}/mcp"):
             self.app.router.add_post(path, self._endpoint.post)

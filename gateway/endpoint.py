@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.connection import Bus
-from mcpctl.bus.errors import BusError, NotFound, TooLarge
+from mcpctl.bus.errors import BusError, NotFound, TooLarge, Unavailable
 from mcpctl.bus.mcp_messages import INTERNAL_ERROR, INVALID_REQUEST, LEGACY, Envelope, Params
 from mcpctl.bus.principals import Principals
 from mcpctl.bus.service import Endpoint
@@ -91,12 +91,21 @@ class McpEndpoint:
 
     async def _guarded(self, serve: Serve, request: web.Request) -> web.StreamResponse:
         try:
-            return await serve(request)
+            answer = await serve(request)
         except Fault as fault:
             return render(fault)
+        except ConnectionError:  # gone, or cut off
+            return web.Response(status=499)
         except Exception:
             log.exception("request failed", method=request.method)  # a path may hold anything, a bearer too
             return render(Fault(500, INTERNAL_ERROR, "internal error; the gateway's log has the details"))
+        if not answer.prepared and not self.vouches():
+            return render(fault_of(Unavailable("what the caller may do can no longer be confirmed")))
+        return answer
+
+    def vouches(self) -> bool:
+        """Tell whether what is known of bearers may be believed: it is asked before anything is written to a client."""
+        return self.principals.follower.trusted
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         exchange = await self.admission.admit(request)

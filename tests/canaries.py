@@ -74,8 +74,11 @@ class Search:
                         self.names.add(f"{path.name}: {dump['actor']}")
                         self.look(f"{path.name}: {dump['actor']}", zlib.decompress(base64.b64decode(dump["rows"])))
 
-    def running(self, *, holders: frozenset[str] = frozenset()) -> None:
-        """Look at the argument vector of every process, and the environment of those that are not named `holders`."""
+    def running(self, *, entrusted: dict[str, str]) -> None:
+        """Look at the argument vector and the environment of every process.
+
+        `entrusted` are programs that may have a canary in their environment.
+        """
         for pid in processes():
             folder = Path(f"/proc/{pid}")
             try:
@@ -83,8 +86,10 @@ class Search:
             except OSError:
                 continue
             self.look(f"the arguments of {vector[:200]!r}", vector)
-            if not any(holder.encode() in vector for holder in holders):
-                self.look(f"the environment of {vector[:200]!r}", environment)
+            due = [canary for program, canary in entrusted.items() if program.encode() in vector]
+            others = Search(*(canary for canary in self.canaries if canary.name not in due))
+            others.look(f"the environment of {vector[:200]!r}", environment)
+            self.found += others.found
 
 
 @dataclass
@@ -104,7 +109,7 @@ def let_in(folder: Path, *accounts: str) -> dict[str, Path]:
 
     A server that runs must be started again: who answers the auth callout is not read anew.
     """
-    config, seeds = folder / "nats.conf", {}
+    config, seeds = folder / "accounts.conf", {}
     text = config.read_text()
     for number, account in enumerate(accounts):
         seeds[account] = folder.parent / f"observer-{account}.nk"

@@ -34,8 +34,9 @@ class AnchorFile:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if _state(self.path)[1] > LIMIT_BYTES:
             newest = _lines(self.newest())
-            self.path.replace(self._older)
-            lines = newest + lines
+            with suppress(OSError):  # an append-only file cannot be put aside, and grows
+                self.path.replace(self._older)
+                lines = newest + lines
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(descriptor, lines)

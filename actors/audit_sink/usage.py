@@ -1,5 +1,6 @@
 """Counting what the ledger has: who did what, how often and with what outcome, summed up in SQL."""
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
@@ -36,6 +37,9 @@ TEXTS = ("method", "rule")
 FAMILY = 1000
 """Bearers below one mcptoken that are counted with it at the most."""
 
+AT_ONCE = 2
+"""Answers that are counted side by side: a long count must leave threads to those who look something up."""
+
 ARGS_ROWS = 20_000
 """Different arguments that are told of all uses together."""
 
@@ -45,10 +49,12 @@ class Counting:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     @handles(audit.usage)
     async def usage(self, request: audit.GetUsage, _caller: Caller) -> audit.Usage:
-        return await self._store.read(lambda session: count(session, request))
+        async with self._turns:
+            return await self._store.read(lambda session: count(session, request))
 
 
 def count(session: Session, asked: audit.GetUsage) -> audit.Usage:

@@ -19,7 +19,7 @@ from mcpctl.bus.actor import Actor, Caller, handles
 from mcpctl.bus.connection import Bus, Publisher
 from mcpctl.bus.context import traceparent
 from mcpctl.bus.contract import Applied, Changes, Done, GetReceipt, Need, PullChanges, Receipt
-from mcpctl.bus.contracts import catalog, rbac, token
+from mcpctl.bus.contracts import catalog, rbac, sealing, token
 from mcpctl.bus.errors import BusError, Forbidden, NotFound
 
 SEE_SERVER = Need("view", "servers")
@@ -34,7 +34,8 @@ class Catalog(Actor):
     role = "catalog"
     audited = frozenset(
         f"{verb}_{noun}" for verb in ("create", "edit", "delete") for noun in ("server", "project", "secret")
-    ) | {"create_prompt", "freeze_project", "unfreeze_project", "backup", "restore"}
+    ) | {"create_prompt", "approve_tools", "reseal", "freeze_project", "unfreeze_project", "backup", "restore"}
+    urgent = frozenset({"freeze_project"})
 
     def __init__(self, bus: Bus, settings: ActorSettings) -> None:
         super().__init__(bus)
@@ -152,6 +153,10 @@ class Catalog(Actor):
     async def delete_secret(self, request: catalog.DeleteSecret, _caller: Caller) -> Done:
         await self._feed.write(lambda changing: sealed_secrets.remove(changing, request.name))
         return Done()
+
+    @handles(sealing.reseal)
+    async def reseal(self, _request: sealing.Reseal, _caller: Caller) -> sealing.Resealed:
+        return await self._feed.write(lambda changing: sealed_secrets.reseal(changing, self._keyring))
 
     @handles(catalog.apply)
     async def apply(self, request: catalog.Apply, _caller: Caller) -> Applied:

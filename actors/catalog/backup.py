@@ -34,6 +34,7 @@ class Backups:
         self._demand_keys(rows["secrets"])
 
         def work(changing: Changing) -> None:
+            _keep_frozen(changing.session, rows["projects"])
             dumps.restore(changing, TABLES, rows)
             _demand_sound(changing.session, self._keyring)
 
@@ -48,6 +49,13 @@ class Backups:
                 f"the backup's secrets are sealed with key {missing[0]}, which the keyring here does not hold: "
                 "bring that keyring back, or restore a backup without secrets"
             )
+
+
+def _keep_frozen(session: Session, restored: list[Row]) -> None:
+    """Let a project that is frozen now be so afterwards: a backup does not end an incident."""
+    frozen = dict(session.exec(select(ProjectRow.name, ProjectRow.frozen_ms)).all())
+    for row in restored:
+        row["frozen_ms"] = row["frozen_ms"] or frozen.get(row["name"])
 
 
 def _demand_sound(session: Session, keyring: Keyring) -> None:

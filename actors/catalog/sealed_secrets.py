@@ -11,7 +11,7 @@ from mcpctl.actors.catalog import projects, servers
 from mcpctl.actors.catalog.rows import SecretRow, UseRow, as_datetime, new_stamp, now_ms
 from mcpctl.actors.catalog.sealing import Keyring
 from mcpctl.actors.changes import Changing
-from mcpctl.bus.contracts import catalog
+from mcpctl.bus.contracts import catalog, sealing
 from mcpctl.bus.errors import BadRequest, Conflict, NotFound, Unavailable
 
 
@@ -115,6 +115,17 @@ def put(
     for project in projects.using(session, name):
         changing.record("project", project, "changed")
     return _shown(row, _users(session, name))
+
+
+def reseal(changing: Changing, keyring: Keyring) -> sealing.Resealed:
+    """Seal anew what an older key has sealed. Stamps stay, so no connection is opened anew. Raises `Unavailable`."""
+    session, anew = changing.session, 0
+    key, _ = keyring.seal("", "")
+    for row in session.exec(select(SecretRow).where(col(SecretRow.key_id) != key)).all():
+        row.key_id, row.sealed = keyring.seal(row.name, keyring.unseal(row.name, row.key_id, row.sealed))
+        session.add(row)
+        anew += 1
+    return sealing.Resealed(key=key, secrets=anew)
 
 
 def remove(changing: Changing, name: str) -> None:

@@ -18,7 +18,7 @@ log = structlog.get_logger()
 EVERY_SECONDS = 2.0
 """Between two looks without a change: finds what another replica has changed and not seen to, and who just came in."""
 
-ANSWER_SECONDS = 0.5
+ANSWER_SECONDS = 1.0
 """For the answer to the one who asked for the change: it may be his own connection that is to end."""
 
 BETWEEN = "/"
@@ -50,10 +50,10 @@ class Connections:
             try:
                 async with asyncio.timeout(EVERY_SECONDS):
                     await self._changed.wait()
-                await self._bus.answered(ANSWER_SECONDS)
             except TimeoutError:
                 pass
             self._changed.clear()
+            await self._bus.answered(ANSWER_SECONDS)
             try:
                 await self.end_refused()
             except Exception:

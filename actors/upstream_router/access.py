@@ -47,6 +47,11 @@ class AccessCache:
         self.definitions.on_change.append(lambda _: self._scopes.clear())
         self.catalog.on_change.append(self._catalog_changed)
 
+    def demand_leases(self) -> None:
+        """Raise `Unavailable` where any of what a decision rests on may not be believed now."""
+        for follower in self.followers:
+            follower.demand_lease()
+
     def peek(self, bearer: str, project: str) -> Access | None:
         """Return what is known and may be believed now; None where somebody must be asked first."""
         sha = digest(bearer)

@@ -81,6 +81,7 @@ class Answering:
         """Return the answer of a call. Raises `BusError`."""
         access = self._access.peek(call.head.bearer, call.head.project) or await self._resolve(call)
         call.principal = access.principal
+        call.end_with_bearer(access.principal)
         if not self._audit.healthy:
             raise Unavailable("the audit stream does not acknowledge events")
         method = call.head.method
@@ -99,16 +100,16 @@ class Answering:
             return await self._answer_listen(call, access, project, asked)
         return Answer(result=None, error=error_body(METHOD_NOT_FOUND, f"Method not found: {method}"))
 
-    async def still_allowed(self, call: Call) -> bool:
-        """Decide a running call again. What cannot be asked now is left to the lease."""
+    async def refusal(self, call: Call) -> BusError | None:
+        """Return why a running call may not go on, decided again. Raises `BusError` where that cannot be asked."""
         try:
             access = await self._access.of(call.head.bearer, call.head.project)
             project = self._project(access, call.head.server)
-        except (Unauthenticated, Forbidden):
-            return False
-        except BusError:
-            return True
-        return call.permitted is None or call.permitted(access, project)
+        except (Unauthenticated, Forbidden) as refusal:
+            return refusal
+        if call.permitted is None or call.permitted(access, project):
+            return None
+        return Forbidden("the right to this call was taken away")
 
     async def _resolve(self, call: Call) -> Access:
         try:
@@ -325,13 +326,14 @@ class Answering:
         outcome, size = "error", 0
         detail: str | None = None
         try:
+            self._access.demand_leases()  # a process that was stopped since the decision has not heard what changed
             answer = await self._asking.ask(call, member, route, asked.params, carried, self._timeout(call))
             answer = routes.rename_result(member, method, answer, asked.params)
             failed = answer.result is None or (method == "tools/call" and tool_failed(answer.result))
             outcome, size = "error" if failed else "allow", len(answer.result or answer.error or b"")
         except asyncio.CancelledError:
-            outcome = "revoked" if call.ending == "revoked" else "cancelled"
-            detail = "revoked_in_flight" if call.ending == "revoked" else None
+            taken = call.ending in ("revoked", "expired")
+            outcome, detail = ("revoked", f"{call.ending}_in_flight") if taken else ("cancelled", None)
             raise
         except BusError as error:
             detail = str(error)

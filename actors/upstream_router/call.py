@@ -1,6 +1,7 @@
 """One call that the router is at: its frames to the gateway, and how it may be ended from outside."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,8 +14,12 @@ from mcpctl.actors.upstream_router.project import Project
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import BusError
+from mcpctl.bus.feed import now
 from mcpctl.bus.frames import PIECE, Reply, Request, encode
 from mcpctl.bus.mcp_messages import Params, is_progress_of, reaches
+
+LISTEN = "subscriptions/listen"
+"""The method without a deadline."""
 
 BUFFER = 16 * 1024 * 1024
 """Bytes of notifications that may wait for the bus; past that the call ends with an error."""
@@ -29,8 +34,11 @@ class Call:
         self.permitted: Callable[[Access, Project], bool] | None = None
         """Decides the call again, when rights change while it runs."""
         self.principal: Principal | None = None
-        self.ending: Literal["cancelled", "revoked", "lapsed", "stuck", "stopping"] | None = None
+        self.ending: Literal["cancelled", "revoked", "expired", "lapsed", "stuck", "stopping"] | None = None
+        self.refusal: BusError | None = None
+        """Why a call that has been decided again may not go on."""
         self.task: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self.progress_token: bytes | None = None
         self.log_level: str | None = None
         self._bus, self._router = bus, router
@@ -39,11 +47,24 @@ class Call:
         self._waiting_bytes = 0
         self._pump: asyncio.Task[None] | None = None
 
-    def end(self, why: Literal["cancelled", "revoked", "lapsed", "stuck", "stopping"]) -> None:
-        """End the call from outside: its task is cancelled, and that cancels the upstream."""
-        if self.ending is None and self.task is not None:
-            self.ending = why
-            self.task.cancel()
+    def end(self, why: Literal["cancelled", "revoked", "expired", "lapsed", "stuck", "stopping"]) -> bool:
+        """End the call from outside: its task is cancelled, and that cancels the upstream. Return False if it ends."""
+        if self.ending is not None or self.task is None:
+            return False
+        self.ending = why
+        self.task.cancel()
+        return True
+
+    def end_with_bearer(self, principal: Principal) -> None:
+        """End the call when its bearer expires, if that is before its time is over."""
+        left = principal.until - now()
+        if left < self.head.budget / 1000 or (self.head.method == LISTEN and left < math.inf):
+            self._expiry = asyncio.get_running_loop().call_later(left, self.end, "expired")
+
+    def leave(self) -> None:
+        """Note that the call is over."""
+        if self._expiry is not None:
+            self._expiry.cancel()
 
     def event(self, kind: str, outcome: str, **facts: object) -> dict[str, object]:
         """Return an audit event about this call."""

@@ -5,12 +5,18 @@ characters, and the invisible tags (Unicode Technical Report 36, section 3; CVE-
 touched: they are data. What can be read is not judged.
 """
 
+import json
 import re
-from typing import Any
 
 import msgspec
 
-from mcpctl.bus.mcp_messages import decode_value, encode
+_LITERAL = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")(\s*:)?', re.DOTALL)
+"""A string in JSON, and the colon that makes a key of it."""
+
+_ESCAPES = (b"\\u", b"\\b", b"\\f")
+"""Of these a string can have what is not seen; a control character itself is no JSON, but for DEL."""
+
+_NAMES = ("name", "uri", "uriTemplate")
 
 _HIDDEN = (
     "\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -30,32 +36,32 @@ def readable(text: str) -> str:
 
 
 def readable_item(item: bytes) -> bytes | None:
-    """Return a listed tool, prompt or resource without them.
+    """Return a listed tool, prompt or resource without them; all else in it stays the bytes that it was.
 
-    None where a name has one, for it could not be called by another, and where the item cannot be read or written.
+    None where a name, a URI or a key has one: the item could not be used by another.
     """
-    if item.isascii() and b"\\u" not in item and b"\x7f" not in item:
-        return item
+    if not any(escape in item for escape in _ESCAPES):
+        if item.isascii() and b"\x7f" not in item:
+            return item
+        if _FOUND.search(item.decode(errors="replace")) is None:
+            return item
+    key = ""
+
+    def seen(found: re.Match[str]) -> str:
+        nonlocal key
+        literal, colon = found.groups()
+        text = json.loads(literal, strict=False)
+        shown = readable(text)
+        if shown != text and (colon or key in _NAMES):
+            raise ValueError("a name has a character that is not seen")
+        if colon:
+            key = text
+        return found[0] if shown == text else json.dumps(shown)
+
     try:
-        value = decode_value(item)
-        seen = _readable(value)
-        return item if seen == value else encode(seen)
-    except (ValueError, OverflowError, RecursionError):  # msgspec's errors are among these
+        return _LITERAL.sub(seen, item.decode()).encode()
+    except ValueError:  # also where it is not UTF-8, or no JSON
         return None
-
-
-def _readable(value: Any) -> Any:
-    """Raise `ValueError` where a key, or the value of a `name`, `uri` or `uriTemplate`, is not readable."""
-    if isinstance(value, str):
-        return readable(value)
-    if isinstance(value, list):
-        return [_readable(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    names = [*value, *(value[key] for key in ("name", "uri", "uriTemplate") if isinstance(value.get(key), str))]
-    if any(readable(name) != name for name in names):
-        raise ValueError("a name has a character that is not seen")
-    return {key: _readable(each) for key, each in value.items()}
 
 
 def readable_items(items: list[msgspec.Raw]) -> list[msgspec.Raw]:

@@ -12,7 +12,7 @@ from mcpctl.actors.upstream_router.access import AccessCache
 from mcpctl.actors.upstream_router.answering import Answering
 from mcpctl.actors.upstream_router.asking import Asking, Moved
 from mcpctl.actors.upstream_router.beats import Beats
-from mcpctl.actors.upstream_router.call import Call
+from mcpctl.actors.upstream_router.call import LISTEN, Call
 from mcpctl.actors.upstream_router.gate import Gate
 from mcpctl.actors.upstream_router.listening import Listening
 from mcpctl.actors.upstream_router.other_routers import OtherRouters
@@ -46,7 +46,9 @@ from mcpctl.bus.networks import Networks
 
 log = structlog.get_logger()
 
-LISTEN = "subscriptions/listen"
+DECIDE_AFTER = 0.2
+"""Seconds until running calls are decided again that could not be."""
+
 CALLS = 4096
 """Calls at once at the most; one more is told that the router is busy."""
 
@@ -186,14 +188,12 @@ class UpstreamRouter(Actor):
         self._asking.parked.end_where(
             lambda parked: parked.principal is not None and parked.principal.depends_on(change.kind, change.key)
         )
-        ended = [
+        concerned = [
             c
             for c in self._calls.values()
             if c.principal is not None and c.principal.depends_on(change.kind, change.key)
         ]
-        for call in ended:
-            call.end("revoked")
-        return len(ended)
+        return sum(call.end("revoked") for call in concerned)
 
     def _rights_changed(self, change: Change) -> "asyncio.Task[int] | int":
         if change.kind == pins.KIND:
@@ -220,10 +220,16 @@ class UpstreamRouter(Actor):
         while decided != self._narrowings:
             decided = self._narrowings
             await asyncio.sleep(0)  # the caches drop what the change concerns first
-            for call in list(self._calls.values()):
-                if call.principal is not None and not await self._answering.still_allowed(call):
-                    call.end("revoked")
-                    ended += 1
+            for call in [c for c in self._calls.values() if c.principal is not None and c.ending is None]:
+                try:
+                    call.refusal = await self._answering.refusal(call)
+                except BusError:
+                    decided = None  # nothing is confirmed until that is known, or the lease ends the call
+                    continue
+                if call.refusal is not None:
+                    ended += call.end("revoked")
+            if decided is None:
+                await asyncio.sleep(DECIDE_AFTER)
         return ended
 
     def _end_all(self) -> None:
@@ -247,13 +253,14 @@ class UpstreamRouter(Actor):
         except Moved as move:
             moved = move
         except asyncio.CancelledError:
-            fault = _FAULT_OF[call.ending or "stopping"]
+            fault = _fault_of(call)
         except Exception:
             log.exception("call failed", method=call.head.method, project=call.head.project)
             fault = Internal("internal error; the router's log has the details")
         if fault is None and moved is None and call.ending is not None:
-            fault = _FAULT_OF[call.ending]  # the cancellation met the answer: the answer came too late
+            fault = _fault_of(call)  # the cancellation met the answer: the answer came too late
         accepting.cancel()
+        call.leave()
         for task in accepted:
             task.cancel()
         self._calls.pop(call.reply, None)
@@ -280,10 +287,15 @@ def _is_request(head: Request, cancel: Cancel) -> bool:
     return (head.session, head.request_id) == (cancel.session, cancel.request_id)
 
 
+def _fault_of(call: Call) -> BusError:
+    return call.refusal if call.refusal is not None else _FAULT_OF[call.ending or "stopping"]
+
+
 _FAULT_OF: dict[str, BusError] = {
     "stopping": Unavailable("the router is stopping"),
     "cancelled": Cancelled("the call was cancelled"),
     "revoked": Unauthenticated("revoked"),
+    "expired": Unauthenticated("expired"),
     "lapsed": Unavailable("what the caller may do can no longer be confirmed"),
     "stuck": Unavailable("the reader of this call did not keep up"),
 }

@@ -1,6 +1,7 @@
 """Who is this? Users, service accounts and bearers, kept by the TokenRegistry."""
 
 from datetime import datetime
+from math import inf
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
@@ -54,6 +55,8 @@ class Principal(Message):
     project: str | None = None
     parents: tuple[str, ...] = ()
     expires_in_ms: int | None = None
+    until: float = Field(default=inf, exclude=True)
+    """When it expires by the clock of `feed.now`, where it was resolved; never sent."""
 
     @property
     def label(self) -> str:

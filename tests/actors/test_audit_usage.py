@@ -1,15 +1,14 @@
 """Counting the ledger in SQL: by mcptoken with all below it, by thing, with digests, and page by page."""
 
 import json
-import os
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from mcpctl.actors.audit_sink.rows import EntryRow, PositionRow
 from mcpctl.actors.audit_sink.usage import count
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.contracts import audit
+from tests import postgres
 
 PARENT, CHILD, GRANDCHILD, LATER = "a" * 64, "b" * 64, "c" * 64, "d" * 64
 
@@ -45,14 +44,8 @@ EVENTS = (
 
 @pytest.fixture
 async def store(tmp_path):
-    """The ledger's tables, on SQLite, or on the PostgreSQL that `MCPCTL_TEST_DATABASE_URL` names."""
-    url = os.environ.get("MCPCTL_TEST_DATABASE_URL")
-    if url is not None:
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA IF EXISTS audit CASCADE"))
-        engine.dispose()
-    opened = Store("audit", database_url("audit", url, tmp_path))
+    """The ledger's tables, as they are at the first start."""
+    opened = Store("audit", database_url("audit", postgres.database_url(), tmp_path))
     await opened.open()
     yield opened
     await opened.close()
@@ -69,7 +62,7 @@ async def ask(store):
             # The rule alone may hold a NUL, which no column of PostgreSQL takes.
             places = {"seq": seq, "number": seq, "at": seq, "event_id": str(seq), "prev": "", "hash": ""}
             session.add(EntryRow(**places, **({"project": "_"} | columns), event=json.dumps(told)))
-        session.add(PositionRow(id=1, stream="", seq=1, at=1, last=len(EVENTS)))
+        session.add(PositionRow(id=1, stream="", seq=1, at=1, last=len(EVENTS), key="", signature=""))
 
     await store.write(fill)
 

@@ -32,6 +32,8 @@ NOTE_BY_THEMSELVES = {
     "token.apply_tokens",
     "rbac.apply",
     "catalog.apply",
+    # The quarantine of a tool is an event of kind `catalog.quarantine`:
+    "catalog.report_tools",
     # Prompts that were given are events of kind `gate`, and who read a log is one of kind `router.read_log`:
     "session.open_gate",
     "router.read_log",
@@ -41,11 +43,13 @@ NO_DECISION = {
     "resolving and deciding, on behalf of a call that has its own event": {
         "token.resolve",
         "token.find_principal",
+        "token.find_principals",
         "rbac.check",
         "rbac.scope",
         "rbac.check_ceiling",
         "catalog.token_terms",
         "catalog.view",
+        "catalog.find_pins",
         "catalog.unseal",
         "catalog.unseal_model",
         "catalog.read_prompts",
@@ -66,6 +70,7 @@ NO_DECISION = {
         "session.note_reading",
     },
     "part of a change that has an event of its own": {"rbac.unbind"},
+    "telling who has confirmed a change": {"token.receipt", "rbac.receipt", "catalog.receipt"},
     "the change feeds": {"token.changes", "rbac.changes", "catalog.changes", "session.changes"},
 }
 
@@ -113,6 +118,7 @@ SPECIAL = {
     "id": "0" * 64,
     "password": "correct horse battery staple",
     "subjects": ("User:ann",),
+    "approvals": ({"tool": "web", "digest": "0" * 64},),
     "bindings": ({"role": "view", "resource": "servers"},),
     "owner": {"kind": "User", "name": "ann"},
 }

@@ -157,8 +157,7 @@ async def test_a_connection_ends_when_its_bearer_expires(plane, root):
 
     operator = await plane.operator(bearer)
 
-    async with asyncio.timeout(5):
-        await operator.bus.closed.wait()
+    await ends(operator.bus)
 
 
 async def test_a_gateway_hears_the_token_feed(plane, root):

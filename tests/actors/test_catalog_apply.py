@@ -379,6 +379,17 @@ async def test_a_restore_brings_everything_back_and_starts_a_new_epoch(actor, ro
     assert after.epoch != before.epoch
 
 
+async def test_a_project_frozen_since_the_backup_stays_so_after_the_restore(actor, root):
+    await apply(root, PROJECT, SERVER, SECRET)
+    dump = await root.ask(catalog.backup)
+    frozen_at = (await root.ask(catalog.freeze_project, name="web")).frozen_at
+
+    await root.ask(catalog.restore, dump=dump)
+
+    assert frozen_at is not None
+    assert (await root.ask(catalog.get_project, name="web")).frozen_at == frozen_at
+
+
 async def test_secrets_can_be_left_out_and_servers_that_need_them_say_so(plane, actor, root, router):
     await apply(root, PROJECT, SERVER, SECRET)
     dump = await root.ask(catalog.backup, secrets=False)

@@ -180,6 +180,20 @@ async def test_a_broadcast_heard_twice_is_applied_once(owner, following, pulls_s
     assert heard.changes == [1, 2]
 
 
+async def test_a_change_of_another_epoch_or_from_the_future_brings_nothing_back(owner, following, pulls_seldom):
+    async with following() as (follower, heard):
+        await owner.broadcast(owner.change())
+        await heard.until(lambda h: h.changes == [1])
+        created = Change(seq=2, kind="project", key="web", action="created")
+        owner.epoch, epoch = "another", owner.epoch
+        await owner.broadcast(created)
+        owner.epoch = epoch
+        await owner.broadcast(created.model_copy(update={"seq": 999}))
+        await heard.until(lambda h: h.changes == [1, 999])
+
+        assert (follower.epoch, follower.seq) == (epoch, 1), "what the owner says itself is all that counts"
+
+
 async def test_an_answer_that_a_broadcast_overtook_is_no_step_back(owner, following, pulls_seldom):
     async with following() as (follower, heard):
         owner.answering.clear()

@@ -60,6 +60,7 @@ def test_wide_tables_have_more_columns_and_titles_can_be_left_out(cli, projects)
     assert [title.strip() for title in titles if title.strip()] == [
         "NAME",
         "SERVERS",
+        "STATE",
         "AGE",
         "DESCRIPTION",
         "NAMING",
@@ -129,7 +130,7 @@ def test_tools_are_listed_by_project_and_server(cli):
     listed = json.loads(cli.ok(*command, "-o", "json"))["items"]
 
     assert "tool/notes__count" in names
-    assert re.split(" {3,}", titles) == ["NAME", "PROJECT", "SERVER", "DESCRIPTION"]
+    assert re.split(" {3,}", titles) == ["NAME", "PROJECT", "SERVER", "STATE", "DESCRIPTION"]
     assert [f"tool/{row.split()[0]}" for row in rows] == sorted(names)
     assert {tuple(row.split()[1:3]) for row in rows} == {("demo", "notes")}
     assert {item["kind"] for item in listed} == {"tool"}

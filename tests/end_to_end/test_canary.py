@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -99,6 +100,14 @@ class Story:
             return answer.status
         return None
 
+    def raw(self, text: str) -> None:
+        """Send what is no HTTP, and keep the answer."""
+        address = urlsplit(self.installation.url)
+        with socket.create_connection((address.hostname, address.port), 10) as connection:
+            connection.sendall(text.encode("latin-1"))
+            connection.shutdown(socket.SHUT_WR)
+            self.replies.append((f"raw {text[:30]!r}", b"".join(iter(lambda: connection.recv(65536), b""))))
+
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
@@ -117,7 +126,7 @@ def story(tmp_path_factory):
             the_control_plane_is_asked(told)
             operators_ask(told)
             told.processes = told.search()
-            told.processes.running(holders=frozenset({"leaking.py"}))
+            told.processes.running(entrusted={"leaking.py": "the secret"})
             told.live = told.search()
             told.live.files(told.installation.data)
             parts_crash(told)
@@ -178,6 +187,16 @@ def agents_ask(told: Story) -> None:
     told.ask(agent, "tools/list", headers={"traceparent": agent, "Mcp-Session-Id": agent, "Origin": f"http://{agent}"})
     told.http("POST", "/projects/alpha/mcp", f'{{"a": "{agent}', {"Authorization": f"Bearer {agent}"})
     told.http("POST", "/projects/alpha/mcp", "x", {"Authorization": f"Bearer {agent}", "Content-Encoding": agent})
+    for broken in ("Authorization : Bearer {}", "Authorization: Bearer {}\0", "Bearer {}", "X-{}", ": {}", "{}: \x01"):
+        told.raw(f"POST /projects/alpha/mcp HTTP/1.1\r\nHost: 127.0.0.1\r\n{broken.format(agent)}\r\n\r\n")
+    for line in (
+        "POST /{} HTTP/9.9.9",
+        "POST /{}",
+        "{} / HTTP/1.1",
+        "GET http://{}@h:x/ HTTP/1.1",
+        "GET /\0{} HTTP/1.1",
+    ):
+        told.raw(f"{line.format(agent)}\r\nHost: 127.0.0.1\r\nContent-Length: {agent}\r\n\r\n")
     for method in ("GET", "DELETE", "PUT"):
         told.http(method, "/projects/alpha/mcp", None, {"Authorization": f"Bearer {agent} {agent}"})
     session = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
@@ -326,7 +345,6 @@ def test_no_answer_repeats_a_bearer(story):
     assert search.found == []
 
 
-@pytest.mark.xfail(strict=True, reason="what a server says in an error is not redacted yet")
 def test_no_answer_repeats_the_secret_that_a_server_gives_away(story):
     search = story.search()
     for asked, said in story.said + story.replies:

@@ -33,7 +33,7 @@ async def start_gateway(system, port, **env):
 async def ready(port, *wanted, status=200, tls=None):
     """Return what `/readyz` says, once it says this."""
     url = f"{'https' if tls else 'http'}://127.0.0.1:{port}/readyz"
-    async with aiohttp.ClientSession() as http, asyncio.timeout(30):
+    async with aiohttp.ClientSession() as http, asyncio.timeout(60):
         while True:
             try:
                 async with http.get(url, ssl=tls or True) as response:
