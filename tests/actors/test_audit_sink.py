@@ -531,7 +531,8 @@ async def test_the_ledger_is_verified_and_its_heads_are_anchored_with_every_sink
     await other.start()
     sinks.started.append(other)
     await writer.append(call("x"))
-    await until_written(sinks.started[0], 21)
+    while "x" not in {entry.event.name for entry in await until_written(sinks.started[0], 21)}:
+        await asyncio.sleep(0.02)
 
     faults, checked, chains, last = await verified(filled)
 

@@ -44,7 +44,7 @@ def test_items_are_sorted_by_a_column_or_a_path_and_those_without_a_value_come_l
 
 
 def test_a_field_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(CliError, match=r"write a column \(name, servers, age") as refused:
+    with pytest.raises(CliError, match=r"write a column \(name, servers, state, age") as refused:
         sorted_by(find("project"), PROJECTS, "colour")
 
     assert refused.value.code == 2

@@ -125,7 +125,7 @@ def test_a_deleted_server_says_which_projects_lose_it(cli):
     done = cli.run("delete", "server", "short-lived")
 
     assert done.stdout == 'server "short-lived" deleted\n'
-    assert done.stderr == "It was in project losing.\n"
+    assert done.stderr.startswith("It was in project losing.\nconfirmed by ")
     cli.ok("delete", "project", "losing")
 
 

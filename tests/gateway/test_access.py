@@ -194,7 +194,7 @@ async def test_a_call_ends_when_its_right_is_taken_away(system):
         await running.wait()
         spec = catalog.ProjectSpec(name="lending", servers=())
         await system.operator.call(catalog.edit_project, catalog.EditProject(bearer=system.bearer, spec=spec))
-        with pytest.raises(MCPError, match="revoked"):
+        with pytest.raises(MCPError, match="the right to this call was taken away"):
             await call
 
 

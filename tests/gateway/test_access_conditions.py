@@ -47,7 +47,6 @@ AMBIGUOUS = (
     b'{"text":"ok-1\\u0000no"}',
     b'{"text":"ok-' + b"1" * GLOB_CHARACTERS + b'"}',
     b'{"text":"ok-1","n":"' + b"1" * READ_BYTES + b'"}',
-    b'{"text":"ok-1","n":' + b"1" * 5000 + b"}",
     b'["ok-1"]',
     b"null",
 )
@@ -116,7 +115,7 @@ async def test_a_running_call_ends_when_its_arguments_fit_no_more(system):
             bindings=(Binding.parse(f'{name},when:{{"key":{{"equals":"second"}}}}'),),
         )
         await system.operator.call(rbac.redefine, rbac.Define(bearer=system.bearer, definition=narrowed))
-        with pytest.raises(MCPError, match="revoked"):
+        with pytest.raises(MCPError, match="the right to this call was taken away"):
             await calls["first"]
         assert not calls["second"].done()
         calls["second"].cancel()

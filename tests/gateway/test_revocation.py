@@ -108,12 +108,14 @@ async def outcomes_of(system, name):
 
 
 async def test_a_revocation_ends_what_runs_on_every_gateway_and_the_receipt_says_how_much(ticker):
-    mine = await ticker.token("ticking", "mine", "role:run,resource:servers")
+    mine = await ticker.token("ticking", "mine", "role:run,resource:servers", "role:create,resource:mcptokens")
+    issue = token.IssueToken(bearer=mine, project="ticking", name="its-child", bindings=(RUN,))
+    child = (await ticker.operator.call(token.issue, issue)).bearer
     other = await ticker.token("ticking", "other", "role:run,resource:servers")
     async with (
         asyncio.timeout(60),
         ticking_on(ticker.urls[0], mine, 3) as here,
-        ticking_on(ticker.urls[1], mine, 2) as there,
+        ticking_on(ticker.urls[1], child, 2) as there,
         ticking_on(ticker.urls[1], other, 1) as others,
     ):
         code, said, told = await mcpctl(ticker, "revoke", "mcptoken", "mine", "-p", "ticking")
@@ -130,6 +132,32 @@ async def test_a_revocation_ends_what_runs_on_every_gateway_and_the_receipt_says
             await asyncio.sleep(0.01)
         assert not others[0].over.done()
     assert await outcomes_of(ticker, "mine") == {("revoked", "revoked_in_flight")}
+
+
+async def test_two_registries_under_load_void_no_lease_and_either_tells_who_confirmed(ticker):
+    await ticker.run("token-2", "mcpctl.actors", "token")
+    steady = await ticker.token("ticking", "steady", "role:run,resource:servers")
+    seen: set[int] = set()
+
+    async def load(number):
+        for turn in range(6):
+            named = {"bearer": ticker.bearer, "project": "ticking", "name": f"loaded-{number}-{turn}"}
+            await ticker.operator.call(token.issue, token.IssueToken(**named))
+            with committing() as committed:
+                await ticker.operator.call(token.revoke, token.RevokeToken(**named))
+            asked = GetReceipt(bearer=ticker.bearer, committed=committed[-1])
+            receipt = await ticker.operator.call(token.feed.receipt, asked)
+            assert all(follower.confirmed for follower in receipt.followers)
+            seen.add(len(receipt.followers))
+
+    async with asyncio.timeout(90), AsyncExitStack() as opened:
+        streams = [
+            stream for url in ticker.urls for stream in await opened.enter_async_context(ticking_on(url, steady, 2))
+        ]
+        await asyncio.gather(*(load(number) for number in range(8)))
+        assert not any(stream.over.done() for stream in streams)
+    assert seen == {5}, "both registries know all followers, whichever of them these ask"
+    await ticker.parts["token-2"].stop()
 
 
 async def test_a_gateway_that_was_stopped_meanwhile_is_named_and_then_writes_nothing(ticker):
