@@ -131,6 +131,18 @@ def cancellation_kept() -> Iterator[None]:
         raise asyncio.CancelledError
 
 
+@contextmanager
+def own_cancellation_only() -> Iterator[None]:
+    """Go on where what was awaited has been cancelled, and this task has not."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        yield
+    except asyncio.CancelledError:
+        if task is None or task.cancelling() > before:
+            raise
+
+
 class _UnfitError(Error):
     """What answers is no bus that may be used."""
 
@@ -180,6 +192,19 @@ class _Client(Client):
             raise Error("no answer to the authorization request") from error
         finally:
             transport.readline = read
+
+    async def _close(self, *args: Any, **kwargs: Any) -> None:
+        transport: Any = self._transport
+        if transport is not None:
+            wait = transport.wait_closed
+
+            async def wait_closed() -> None:
+                # It has just cancelled its own reconnecting, which may have waited for the end of the same transport.
+                with own_cancellation_only():
+                    await wait()
+
+            transport.wait_closed = wait_closed
+        await super()._close(*args, **kwargs)
 
     async def _flush_pending(self, force_flush: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
         with cancellation_kept():

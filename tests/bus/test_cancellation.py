@@ -40,3 +40,15 @@ async def test_a_cancellation_that_was_swallowed_is_raised():
     await asyncio.wait([task])
 
     assert task.cancelled()
+
+
+async def test_a_connection_is_closed_while_it_waits_for_the_end_of_the_one_before(connect):
+    for turns in range(12):
+        bus = await connect("router")
+        await bus.client._process_op_err(ConnectionError("the server has ended the connection"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+        await bus.close()
+
+        assert bus.client.is_closed
