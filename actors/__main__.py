@@ -11,11 +11,19 @@ import structlog
 from pydantic import ValidationError
 
 from mcpctl.actors.settings import ActorSettings
+from mcpctl.bus import metrics_port
 from mcpctl.bus.actor import Actor
-from mcpctl.bus.connection import Bus, first_fault
+from mcpctl.bus.connection import Bus, cancel, first_fault
 from mcpctl.bus.contract import Role
 from mcpctl.bus.errors import BusError
-from mcpctl.bus.runtime import configure_logging, demand_environment, give_back_memory, run_loop, tell_ready
+from mcpctl.bus.runtime import (
+    configure_logging,
+    demand_environment,
+    give_back_memory,
+    run_loop,
+    tell_ready,
+    wait_to_start,
+)
 
 log = structlog.get_logger()
 
@@ -38,23 +46,41 @@ class ActorClass(Protocol):
     def __call__(self, bus: Bus, settings: ActorSettings) -> Actor: ...
 
 
-async def serve(roles: list[Role], settings: ActorSettings) -> int:
+async def serve(classes: dict[Role, ActorClass], settings: ActorSettings) -> int:
     """Run actors until told to stop. Returns the exit status."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     running: list[Actor] = []
+    told = asyncio.create_task(stop.wait())
+
+    async def missing() -> list[str]:
+        found = [name for actor in running for name in await actor.missing()]
+        return found if len(running) == len(classes) else ["start", *found]
+
+    port = await metrics_port.opened(settings.metrics_host, settings.metrics_port, missing)
     try:
-        for role in roles:
-            bus = await Bus.connect(settings.nats_url, settings.identity(role), patience=BUS_PATIENCE)
-            actor = _class_of(role)(bus, settings)
-            await actor.start()
-            running.append(actor)
+        starting = asyncio.create_task(_start(classes, settings, running))
+        await asyncio.wait((starting, told), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():  # it may wait for its database for as long as that takes
+            await cancel(starting)
+            return 0
+        await starting
         tell_ready(settings.ready_fd)
         return await _wait(stop, running)
     finally:
+        told.cancel()
+        await metrics_port.closed(port)
         for actor in reversed(running):
-            await actor.stop()
+            await actor.stop(settings.grace_ms / 1000)
+
+
+async def _start(classes: dict[Role, ActorClass], settings: ActorSettings, running: list[Actor]) -> None:
+    for role, actor_class in classes.items():
+        bus = await Bus.connect(settings.nats_url, settings.identity(role), patience=BUS_PATIENCE)
+        actor = actor_class(bus, settings)
+        await actor.start()
+        running.append(actor)
 
 
 async def _wait(stop: asyncio.Event, running: list[Actor]) -> int:
@@ -87,7 +113,10 @@ def main(names: list[str]) -> int:
     give_back_memory()
     try:
         demand_environment(os.environ)
-        return run_loop(serve(roles, ActorSettings()))
+        settings = ActorSettings()
+        classes = {role: _class_of(role) for role in roles}
+        wait_to_start(settings.start_fd)
+        return run_loop(serve(classes, settings))
     except ValidationError as error:
         name, _, fault = first_fault(error).partition(": ")
         print(f"Error: setting MCPCTL_{name.upper()}: {fault}", file=sys.stderr)

@@ -7,7 +7,7 @@ The number comes from a counter row that the transaction locks, so the order of 
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
@@ -18,6 +18,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 
 from mcpctl.actors.leases import Leases
 from mcpctl.actors.storage import Store
+from mcpctl.bus import measured, metrics
 from mcpctl.bus.connection import Publisher
 from mcpctl.bus.context import note_committed
 from mcpctl.bus.contract import (
@@ -30,6 +31,7 @@ from mcpctl.bus.contract import (
     PullChanges,
     Receipt,
 )
+from mcpctl.bus.feed import LEASE
 
 T = TypeVar("T")
 
@@ -95,6 +97,17 @@ class ChangeFeed:
         self.on_written: list[Callable[[list[Change]], None]] = []
         """called with the changes of each transaction, here and not at other replicas"""
 
+        self._asked: dict[str, float] = {}
+        self._seq = -1
+        metrics.watch(self)
+
+    def measures(self) -> Iterator[metrics.Measured]:
+        """Yield what metrics tell of the feed, as this replica knows it."""
+        horizon = time.monotonic() - LEASE
+        self._asked = {who: at for who, at in self._asked.items() if at > horizon}
+        yield measured.FOLLOWERS, len(self._asked), (self._feed.actor,)
+        yield measured.FEED_CHANGE, self._seq, (self._feed.actor,)
+
     async def open(self) -> None:
         """Make the counter row at the very first start."""
 
@@ -117,6 +130,7 @@ class ChangeFeed:
         for change in changing.recorded:
             await self._publisher.publish(self._feed.changed, Changed(epoch=changing.epoch, change=change))
         if changing.recorded:
+            measured.CHANGES.add((self._feed.actor,), len(changing.recorded))
             first, last = changing.recorded[0].seq, changing.recorded[-1].seq
             note_committed(Committed(actor=self._feed.actor, epoch=changing.epoch, first=first, last=last))
         for written in self.on_written:
@@ -141,7 +155,10 @@ class ChangeFeed:
         """
         _, seq = (asked.epoch, asked.seq) if asked.epoch else await self._store.read(position)
         await self._leases.renew(asked, caller, seq)
-        return await self._store.read(lambda session: _changes_since(session, asked))
+        self._asked[f"{caller}/{asked.instance}"] = time.monotonic()
+        found = await self._store.read(lambda session: _changes_since(session, asked))
+        self._seq = max(self._seq, found.seq)
+        return found
 
     async def receipt(self, asked: GetReceipt) -> Receipt:
         """Return who has confirmed some changes, once everybody has or the time is over."""

@@ -4,6 +4,7 @@ An actor's body is its handlers. Each is bound to a contract by `handles`, so th
 does not fit; where the contract names a right, the RbacEvaluator has granted it before the handler runs.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -26,6 +27,9 @@ log = structlog.get_logger()
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 A = TypeVar("A")
+
+CHECK_SECONDS = 1.0
+"""How long each thing that it needs may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ class Actor:
         self.parts: tuple[object, ...] = ()
         """What else holds handlers, one noun each; set by `open`."""
 
+        self.needs: dict[str, Callable[[], Awaitable[object]]] = {}
+        """What this replica cannot do without, by name: each returns while it is there, and raises `BusError` else."""
+
     @property
     def identity(self) -> ActorIdentity:
         """The static identity, which also opens the actor's connections to EVENTS and STREAMS."""
@@ -96,13 +103,27 @@ class Actor:
         await self.bus.ready()
         log.info("actor ready", actor=self.role)
 
-    async def stop(self) -> None:
-        """Finish what is at hand, then close."""
+    async def stop(self, grace: float = 10.0) -> None:
+        """Take nothing new, finish what is at hand within `grace` seconds, then close."""
+        await self.bus.leave()
+        await self.bus.tasks.finish(grace)
         await self.bus.unsubscribe()
-        await self.bus.tasks.finish(5.0)
         await self.audit.close()
         await self.close()
         await self.bus.close()
+
+    async def missing(self) -> list[str]:
+        """Return what it would need to be of use now."""
+        if not self.bus.client.is_connected:
+            return [f"bus ({self.role})"]
+        missing = [] if self.audit.healthy else [f"audit stream ({self.role})"]
+        for name, ask in self.needs.items():
+            try:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await ask()
+            except (BusError, TimeoutError):
+                missing.append(f"{name} ({self.role})")
+        return missing
 
     async def decide(self, bearer: str, need: Need, name: str | None, project: str | None) -> rbac.Verdict:
         """Ask the RbacEvaluator for its verdict, granted or not. Raises `Unauthenticated` for a bad bearer."""
@@ -136,7 +157,7 @@ class Actor:
                     _granted(verdict)
                     if call.needs.beside is not None:
                         await self.authorize(request.bearer, call.needs.beside, None, None)
-                    self._check_audit(call, call.needs)
+                    await self._check_audit(call, call.needs)
                 answer: Message = await handler(request, Caller(caller, verdict))
             except BusError as error:
                 await self._note(call, request, verdict, error)
@@ -151,11 +172,14 @@ class Actor:
 
         await self.bus.serve(call, guarded)
 
-    def _check_audit(self, call: Call[Any, Any], needs: Need) -> None:
+    async def _check_audit(self, call: Call[Any, Any], needs: Need) -> None:
         """Refuse to begin what could not be recorded now. What only takes away is done all the same, recorded late."""
         gives = call.verb in self.audited - self.urgent and needs.verb != "delete"
-        if gives and not self.audit.healthy:
-            raise Unavailable("the audit stream does not acknowledge events: nothing was changed")
+        try:
+            if gives and self.audit.silent:
+                await self.audit.flowing()
+        except Unavailable as error:
+            raise Unavailable(f"{error}: nothing was changed") from error
 
     async def _note(
         self, call: Call[Any, Any], request: Message, verdict: rbac.Verdict | None, error: BusError | None

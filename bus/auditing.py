@@ -8,13 +8,17 @@ is back: what was decided is recorded late rather than never, and until then no 
 import asyncio
 import random
 import time
+from collections.abc import Iterator
 
 import orjson
 import structlog
 from nats.aio.client import Client
 from nats.errors import Error, MaxPayloadError
 
+from mcpctl.bus import measured, metrics
 from mcpctl.bus.bearer import masked
+from mcpctl.bus.connection import is_clustered
+from mcpctl.bus.contract import ELECTION
 from mcpctl.bus.contracts import audit
 from mcpctl.bus.errors import Unavailable
 
@@ -23,7 +27,7 @@ log = structlog.get_logger()
 ATTEMPT = 1.0
 """Seconds to wait for one acknowledgement before the batch is sent again."""
 
-PATIENCE = 10.0
+PATIENCE = ELECTION
 """Seconds after which those who wait for a batch are told that it is not acknowledged."""
 
 KEPT = 500
@@ -63,11 +67,40 @@ class AuditWriter:
         self.retries = 0
         """Attempts to send a batch that were not acknowledged, since the start."""
 
+        self._of = (caller.partition("-")[0],)
+        metrics.watch(self)
+
+    def measures(self) -> "Iterator[metrics.Measured]":
+        """Yield what metrics tell of this writer."""
+        oldest = next(iter(self._in_flight.values()), None)
+        yield measured.AUDIT_WAITING, len(self._in_flight), self._of
+        yield measured.AUDIT_AGE, 0.0 if oldest is None else time.monotonic() - oldest, self._of
+        yield measured.AUDIT_RETRIES, self.retries, self._of
+
     @property
     def healthy(self) -> bool:
-        """False once no acknowledgement has come for a second: then new calls must not begin."""
+        """False once no acknowledgement has come for a second: then new calls must not begin.
+
+        In a cluster, for as long as it takes to choose a leader: until then they wait, in `flowing`.
+        """
+        return self._silence < (ELECTION if is_clustered(self._client) else ATTEMPT)
+
+    @property
+    def silent(self) -> bool:
+        """Whether no acknowledgement has come for a second."""
+        return self._silence >= ATTEMPT
+
+    @property
+    def _silence(self) -> float:
         oldest = next(iter(self._in_flight.values()), None)
-        return oldest is None or time.monotonic() - oldest < ATTEMPT
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
+    async def flowing(self) -> None:
+        """Return when events are acknowledged within a second. Raises `Unavailable` where that takes too long."""
+        while self.silent:
+            if not self.healthy:
+                raise Unavailable("the audit stream does not acknowledge events")
+            await asyncio.sleep(PAUSE)
 
     @property
     def unacknowledged(self) -> int:

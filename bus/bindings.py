@@ -223,12 +223,13 @@ class Scope(Message):
         The conditions of its own bindings are all that the caller is told of: what bounds an mcptoken from above is not
         for it to know. The arguments are read only where a condition asks for them, and once.
         """
-        arguments = cache(arguments)
+        read: Callable[[], Mapping[str, Any]] | None = None
         for layer in self.layers:
             granting = [b for b in layer if b.reaches("run", "tools", f"{server}/{tool}")]
             if any(not binding.when for binding in granting):
                 continue
-            fault = _no_fit(granting, arguments)
+            read = read or cache(arguments)
+            fault = _no_fit(granting, read)
             if fault is not None:
                 return fault if layer is self.layers[0] else ""
         return None

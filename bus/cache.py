@@ -64,6 +64,11 @@ class LeasedCache(Generic[K, V]):
         follower.on_change.append(self._note)
         follower.on_reset.append(self._start_anew)
 
+    @property
+    def count(self) -> int:
+        """How many answers are kept."""
+        return len(self._kept)
+
     def peek(self, key: K) -> V | None:
         """Return what is kept and may be believed now, or None. Costs no wait: this is the hot path."""
         entry = self._kept.get(key)
@@ -83,7 +88,7 @@ class LeasedCache(Generic[K, V]):
         kept = self.peek(key)
         if kept is not None:
             return kept
-        self.follower.demand_lease()
+        await self.follower.lease()
         self._raise_refusal(key)
         asked = (key, bearer)  # what one bearer is refused says nothing about another
         task = self._loading.get(asked)

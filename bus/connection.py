@@ -6,6 +6,7 @@ knows of it; `drain()` does not wait for tasks; a protocol error closes the clie
 """
 
 import asyncio
+import random
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -16,16 +17,19 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport, WebSocketTransport
 from nats.errors import ConnectionClosedError, Error, MaxPayloadError, NoRespondersError, NoServersError
 from nats.errors import TimeoutError as NatsTimeoutError
 from pydantic import ValidationError
 
+from mcpctl.bus import measured, metrics
 from mcpctl.bus.context import committing, note_committed, remaining, request_context, traceparent
 from mcpctl.bus.contract import Call, Committed, Event, Message
 from mcpctl.bus.errors import BadRequest, BusError, DeadlineExceeded, Internal, TooLarge, Unavailable
 from mcpctl.bus.identity import INBOX, ActorIdentity, Identity, role_of, service_inbox
 from mcpctl.bus.misuse import CALLER_MISMATCH, Misuse, is_callers_own
-from mcpctl.bus.nats_url import is_websocket, must_encrypt
+from mcpctl.bus.moving import Move, abort
+from mcpctl.bus.nats_url import checked_url, is_websocket, must_encrypt, servers
 
 log = structlog.get_logger()
 
@@ -41,6 +45,21 @@ OLDEST_SERVER = (2, 14)
 
 CONNECT_SECONDS = 8.0
 """For all steps of a connection together: nats-py bounds each, but not the handshake of a WebSocket."""
+
+DRAIN_SECONDS = 2.0
+PING_SECONDS = 0.7
+"""Between two pings; the third that follows two without an answer ends the connection: after 1.4 s to 2.1 s."""
+
+AGAIN = 1.0
+"""Seconds after which what is repeatable is asked again, and in which an actor has moved to another server."""
+
+PAUSE = 0.05
+
+MUCH = 256 * 1024
+"""Bytes that may wait for the socket before what is published waits too."""
+
+FAREWELL = 0.05
+"""Seconds to wait for the end of a connection that is given up."""
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -64,12 +83,16 @@ class Tasks:
     """Tasks that somebody holds: at most `limit` at once, awaited at the end."""
 
     def __init__(self, limit: int = 1024) -> None:
-        self._limit = limit
+        self.limit = limit
         self._running: set[asyncio.Task[Any]] = set()
 
     @property
     def full(self) -> bool:
-        return len(self._running) >= self._limit
+        return len(self._running) >= self.limit
+
+    @property
+    def count(self) -> int:
+        return len(self._running)
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
@@ -157,19 +180,110 @@ class _Client(Client):
     clear, whether to encrypt.
     """
 
+    inline: dict[int, Callable[[Msg], Awaitable[None]]]
+    """What is done with the messages of a subscription as they are read, by its number."""
+
+    origin: tuple[list[str], dict[str, Any]]
+    """The servers that were named, and who connects to them."""
+
+    _back: "asyncio.Future[None] | None" = None
+    """Done when a connection that was lost is there again: what was on its way over it may be lost too."""
+
+    _write_is_due = False
+    _moving: Move | None = None
+    _leaving: "asyncio.Task[None] | None" = None
+
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
         scheme = self._current_server.uri.scheme if self._current_server else ""
         if initial_connection:
             if version_of(str(info.get("version"))) < OLDEST_SERVER:
                 oldest = ".".join(map(str, OLDEST_SERVER))
                 raise _UnfitError(f"it is nats-server {info.get('version')}, and {oldest} is the oldest that is safe")
-            if self.options.get("encrypted") and not (info.get("tls_required") or info.get("tls_available")):
+            if self._encrypted and not (info.get("tls_required") or info.get("tls_available")):
                 raise _UnfitError(WITHOUT_TLS)
-        if scheme == "tls" or self.options.get("encrypted"):
+        if scheme == "tls" or self._encrypted:
             self._server_info["tls_required"] = True
-        if is_websocket(f"{scheme}://"):  # nats-py would go on with the others by nats://, in clear
+        # Of a WebSocket nats-py would go on with the others by nats://, in clear; and who names servers means those.
+        if is_websocket(f"{scheme}://") or self.options["named"]:
             info = {name: value for name, value in info.items() if name != "connect_urls"}
         await super()._process_info(info, initial_connection)
+        if info.get("ldm") and not initial_connection and self._moving is None and self.options["allow_reconnect"]:
+            self._leaving = asyncio.create_task(self._leave())
+
+    async def _leave(self) -> None:
+        """Go to another server before this one ends, if one can be had; else nats-py does it when it has ended."""
+        here = self._current_server.uri.geturl() if self._current_server else ""
+        elsewhere = [url for url in self.origin[0] if url != here]
+        if elsewhere:
+            try:
+                await self.move(elsewhere)
+            except Unavailable as error:
+                log.warning("not moved to another server of the bus", error=str(error))
+            else:
+                log.info("moved to another server of the bus")
+
+    async def move(self, urls: list[str]) -> None:
+        """Take another connection over, to the first of these servers that can be had; what runs goes on.
+
+        The credential is read anew for it. Raises `Unavailable`: then nothing has changed.
+        """
+        if self._moving is not None:
+            raise Unavailable("the connection is being moved already")
+        following = await self._connected_to(urls)
+        self._moving = Move(self, following)
+        try:
+            moved = await self._moving.make()
+        except (Error, OSError, TimeoutError) as error:
+            await following.close()
+            raise Unavailable(f"the second connection was lost ({_say(error)})") from error
+        finally:
+            self._moving = None
+        if not moved:
+            await following.close()
+            raise Unavailable("the bus was lost meanwhile")
+
+    async def _connected_to(self, urls: list[str]) -> "_Client":
+        all_urls, options = self.origin
+        for tried, url in enumerate(urls, 1):
+            try:
+                return await _connect_to(url, lambda: None, options, named=len(all_urls) > 1)
+            except Unavailable:
+                if tried == len(urls):
+                    raise
+        raise AssertionError
+
+    async def take(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        """Take a message as the parser gives it, whichever connection it came by."""
+        handle = self.inline.get(sid)
+        if handle is None:
+            await super()._process_msg(sid, subject, reply, data, headers or b"")
+        elif sid in self._subs:
+            self.stats["in_msgs"] += 1
+            self.stats["in_bytes"] += len(data)
+            read = await self._process_headers(headers) if headers else None
+            try:
+                await handle(self._build_message(sid, subject, reply, data, read))
+            except Exception as error:  # noqa: BLE001 - as nats-py does with those of its own callbacks
+                await self._error_cb(error)
+
+    async def _process_msg(self, *arrived: Any) -> None:
+        if self._moving is not None:
+            self._moving.note(*arrived)
+        await self.take(*arrived)
+
+    async def _send_subscribe(self, sub: Subscription) -> None:
+        await super()._send_subscribe(sub)
+        if self._moving is not None:
+            await self._moving.subscribe(sub)
+
+    async def _send_unsubscribe(self, sid: int, limit: int = 0) -> None:
+        await super()._send_unsubscribe(sid, limit)
+        if self._moving is not None:
+            await self._moving.unsubscribe(sid, limit)
+
+    @property
+    def _encrypted(self) -> bool:
+        return self._current_server is not None and must_encrypt(self._current_server.uri.geturl())
 
     async def _process_connect_init(self) -> None:
         transport: Any = self._transport
@@ -183,36 +297,149 @@ class _Client(Client):
                 transport.write(b"PONG\r\n")
             return bytes(line)
 
-        transport.readline = readline
+        encrypt = transport.connect_tls
+
+        async def connect_tls(*args: Any) -> None:
+            await encrypt(*args)
+            _end_with_tls(transport)
+
+        transport.readline, transport.connect_tls = readline, connect_tls
         try:
             await super()._process_connect_init()
         except TimeoutError as error:
+            _drop(transport)
             if asked < 2:  # the first is for the greeting
                 raise
             raise Error("no answer to the authorization request") from error
+        except BaseException:
+            _drop(transport)  # nats-py forgets the connection of an attempt that was refused, and leaves it open
+            raise
         finally:
-            transport.readline = read
+            transport.readline, transport.connect_tls = read, encrypt
+
+    async def _connect_to_server(self, server: Any) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await super()._connect_to_server(server)
+        except BaseException:
+            transport: Any = self._transport
+            if isinstance(transport, WebSocketTransport):  # each attempt has a session of its own to close
+                with suppress(Exception):
+                    await transport.wait_closed()
+            elif transport is not None:
+                _drop(transport)
+            raise
 
     async def _close(self, *args: Any, **kwargs: Any) -> None:
-        transport: Any = self._transport
-        if transport is not None:
-            wait = transport.wait_closed
-
-            async def wait_closed() -> None:
-                # It has just cancelled its own reconnecting, which may have waited for the end of the same transport.
-                with own_cancellation_only():
-                    await wait()
-
-            transport.wait_closed = wait_closed
+        if not self.is_connected:  # it would be sent all the same, to a WebSocket that may not be there
+            self._pending, self._pending_data_size = [], 0
+        self._be_quick()
         await super()._close(*args, **kwargs)
 
+    async def _attempt_reconnect(self) -> None:
+        self._be_quick()
+        await super()._attempt_reconnect()
+        if self._back is not None and not self._back.done():
+            self._back.set_result(None)
+
+    async def request_again(self, subject: str, payload: bytes, *, timeout: float, headers: dict[str, str]) -> Msg:
+        """Ask what may be asked twice. Raises `TimeoutError` of nats-py also when the connection was made anew."""
+        if self._back is None or self._back.done():
+            self._back = asyncio.get_running_loop().create_future()
+        back = self._back
+        asking = asyncio.create_task(self.request(subject, payload, timeout=timeout, headers=headers))
+        try:
+            await asyncio.wait((asking, back), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise NatsTimeoutError
+            return asking.result()
+        finally:
+            await cancel(asking)
+
+    def _be_quick(self) -> None:
+        """Wait a moment only for the end of a transport: TLS waits for the other side's farewell, for 30 seconds."""
+        transport: Any = self._transport
+        if transport is None:
+            return
+        wait = transport.wait_closed
+
+        async def wait_closed() -> None:
+            # It may have just cancelled its own reconnecting, which may have waited for the end of the same transport.
+            with own_cancellation_only(), suppress(TimeoutError):
+                async with asyncio.timeout(FAREWELL):
+                    await wait()
+            abort(transport)
+
+        transport.wait_closed = wait_closed
+
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        # Behind what waits to be written, so that its PONG says that the server has all of that.
+        self._pongs.append(asyncio.Future() if future is None else future)
+        await self._send_command(b"PING\r\n")
+        await self._flush_pending()
+
     async def _flush_pending(self, force_flush: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
+        if not force_flush and self._writes_at_once():
+            if not self._write_is_due:
+                self._write_is_due = True
+                asyncio.get_running_loop().call_soon(self._write_pending)
+            return
         with cancellation_kept():
             await super()._flush_pending(force_flush)
+
+    def _writes_at_once(self) -> bool:
+        """Tell whether what is pending may be written without waiting: nats-py's task does it some turns later."""
+        transport: Any = self._transport
+        if not self.is_connected or not isinstance(transport, TcpTransport):
+            return False
+        writer: Any = transport._io_writer  # noqa: SLF001 - it tells nowhere else how much waits
+        return writer is not None and bool(writer.transport.get_write_buffer_size() < MUCH)
+
+    def _write_pending(self) -> None:
+        """Write all that was published in one turn of the loop."""
+        self._write_is_due = False
+        if self._pending and self._writes_at_once():
+            pending, self._pending, self._pending_data_size = self._pending, [], 0
+            transport: Any = self._transport
+            with suppress(OSError, RuntimeError):  # it was lost, which its reader is told as well
+                transport.writelines(pending)
+        elif self._pending and self._flush_queue is not None and self._flush_queue.empty():
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def request(self, *args: Any, **kwargs: Any) -> Msg:
         with cancellation_kept():
             return await super().request(*args, **kwargs)
+
+
+def _drop(transport: Any) -> None:
+    """Close a connection that is not used, without waiting for a farewell: the other side may stand still."""
+    with suppress(Exception):
+        transport.close()
+    abort(transport)
+
+
+def _end_with_tls(transport: Any) -> None:
+    """Have the other side's farewell end a connection that was encrypted midway, without a warning in the log.
+
+    Its protocol was made for a connection in clear, nobody told it otherwise, and it asks to keep the half that is
+    open: TLS has none (`asyncio.StreamWriter.start_tls`, which nats-py does not use, does tell it).
+    """
+    if not isinstance(transport, TcpTransport):
+        return
+    writer: Any = transport._io_writer  # noqa: SLF001 - it tells it nowhere else
+    protocol = writer.transport.get_protocol()
+    received = protocol.eof_received
+
+    def eof_received() -> bool:
+        received()
+        return False
+
+    protocol.eof_received = eof_received
+
+
+def is_clustered(client: Client) -> bool:
+    """Tell whether the server is one of a cluster: then what JetStream does not answer may be answered soon."""
+    return bool(client._server_info.get("cluster"))  # noqa: SLF001 - it tells it nowhere else
 
 
 def version_of(text: str) -> tuple[int, ...]:
@@ -221,14 +448,36 @@ def version_of(text: str) -> tuple[int, ...]:
     return (int(found[1]), int(found[2])) if found else ()
 
 
-async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: Any) -> Client:
-    """Connect to NATS with the intervals that notice a dead server in two seconds.
+async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: Any) -> _Client:
+    """Connect to NATS, to any of the servers of `url`, with the intervals that notice a dead one in two seconds.
 
-    `options` are nats-py's: who connects, and `tls`, which certificates are believed (else: those that the system
-    trusts). Raises `Unavailable` where the server cannot be reached or refuses the connection.
+    When it is lost, the next of them is taken. `options` are nats-py's: who connects, and `tls`, which certificates are
+    believed (else: those that the system trusts). Raises `Unavailable` where no server can be reached, or one refuses
+    the connection.
     """
+    try:
+        urls = servers(checked_url(url))
+    except ValueError as error:
+        raise Unavailable(str(error)) from error
+    random.shuffle(urls)
+    for tried, first in enumerate(urls, 1):
+        try:
+            client = await _connect_to(first, on_closed, options, named=len(urls) > 1)
+        except Unavailable as error:
+            if error.final or tried == len(urls):
+                raise
+        else:
+            if len(urls) > 1:
+                client.set_server_pool([*urls[tried:], *urls[:tried]])  # the first is the next to try
+            client.origin = (urls, options)
+            return client
+    raise AssertionError
+
+
+async def _connect_to(url: str, on_closed: Callable[[], None], options: dict[str, Any], *, named: bool) -> _Client:
     client = _Client()
-    client.options = {"encrypted": must_encrypt(url)}
+    client.inline = {}
+    client.options = {"named": named}
     if must_encrypt(url) and url.startswith("ws://"):
         raise Unavailable(f"the bus at {url} cannot be used: {WITHOUT_TLS}")
     first_errors: list[Exception] = []
@@ -246,13 +495,14 @@ async def connect_nats(url: str, *, on_closed: Callable[[], None], **options: An
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             await client.connect(
-                url,
+                url.split(","),
                 closed_cb=closed,
                 error_cb=note,
                 connect_timeout=2,
-                ping_interval=1,
+                ping_interval=PING_SECONDS,  # type: ignore[arg-type]  # a fraction is taken, here and below
                 max_outstanding_pings=2,
-                reconnect_time_wait=0.05,  # type: ignore[arg-type]  # seconds; a fraction is taken
+                reconnect_time_wait=0.05,  # type: ignore[arg-type]
+                dont_randomize=True,  # in turn: the one that was lost comes last
                 max_reconnect_attempts=1,
                 allow_reconnect=False,
                 **options,
@@ -286,12 +536,24 @@ def _say(error: Exception) -> str:
 class Bus:
     """One part's connection to the account RPC."""
 
-    def __init__(self, client: Client, identity: Identity, closed: asyncio.Event) -> None:
+    def __init__(self, client: _Client, identity: Identity, closed: asyncio.Event) -> None:
         self.client, self.identity, self.closed = client, identity, closed
         self.caller = identity.caller
         self.tasks = Tasks()
         self.misuse = Misuse()
         self._subscriptions: list[Subscription] = []
+        self._shares: list[Subscription] = []
+        """The subscriptions whose messages go to one of a queue group."""
+        metrics.watch(self)
+
+    def measures(self) -> Iterator[metrics.Measured]:
+        """Yield what metrics tell of this connection."""
+        of = (self.identity.role,)
+        yield measured.BUS_CONNECTED, float(self.client.is_connected), of
+        yield measured.BUS_RECONNECTS, self.client.stats["reconnects"], of
+        yield measured.BUS_PENDING, sum(each.pending_msgs for each in (*self._subscriptions, *self._shares)), of
+        yield measured.BUS_TASKS, self.tasks.count, of
+        yield measured.BUS_TASKS_MOST, self.tasks.limit, of
 
     @classmethod
     async def connect(
@@ -312,21 +574,36 @@ class Bus:
         return cls(client, identity, closed)
 
     async def call(self, call: Call[Q, R], request: Q, *, timeout: float | None = None) -> R:
-        """Ask, and return the answer. Raises the responder's `BusError`, or one that says why there is none."""
+        """Ask, again where that is safe, and return the answer.
+
+        Raises the responder's `BusError`, or one that says why there is none.
+        """
         budget = remaining(call.timeout if timeout is None else timeout)
         headers = {BUDGET: str(int(budget * 1000)), TRACE: traceparent()}
-        try:
-            reply = await self.client.request(
-                call.subject(self.caller), request.model_dump_json().encode(), timeout=budget, headers=headers
-            )
-        except NoRespondersError as error:
-            raise Unavailable(f"no {call.actor} actor answers on the bus") from error
-        except NatsTimeoutError as error:
-            raise DeadlineExceeded(f"{call.name} was not answered within {budget:.1f} s") from error
-        except MaxPayloadError as error:
-            raise TooLarge(f"the request to {call.name} is larger than a bus message may be") from error
-        except (ConnectionClosedError, Error) as error:
-            raise Unavailable(f"the bus is away ({_say(error)})") from error
+        subject, payload = call.subject(self.caller), request.model_dump_json().encode()
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        while True:
+            left = begun + budget - clock()
+            try:
+                if call.repeatable and is_clustered(self.client):
+                    reply = await self.client.request_again(subject, payload, timeout=min(left, AGAIN), headers=headers)
+                else:
+                    patience = min(left, AGAIN) if call.repeatable else left
+                    reply = await self.client.request(subject, payload, timeout=patience, headers=headers)
+                break
+            except NoRespondersError as error:
+                # Nobody has it, so it may be sent again: to an actor that has just lost its own server, and moves.
+                if not is_clustered(self.client) or clock() - begun + PAUSE > min(budget, AGAIN):
+                    raise Unavailable(f"no {call.actor} actor answers on the bus") from error
+                await asyncio.sleep(PAUSE)
+            except NatsTimeoutError as error:
+                if not call.repeatable or clock() - begun + PAUSE > budget:
+                    raise DeadlineExceeded(f"{call.name} was not answered within {budget:.1f} s") from error
+            except MaxPayloadError as error:
+                raise TooLarge(f"the request to {call.name} is larger than a bus message may be") from error
+            except (ConnectionClosedError, Error) as error:
+                raise Unavailable(f"the bus is away ({_say(error)})") from error
         return self._read(call, reply)
 
     @staticmethod
@@ -346,13 +623,21 @@ class Bus:
     async def send(self, subject: str, payload: bytes, *, reply: str = "") -> None:
         """Publish raw bytes. Raises `TooLarge`, and `Unavailable` where the bus is away."""
         if not self.client.is_connected:
-            raise Unavailable("the bus is away")
+            await self._moved()
         try:
             await self.client.publish(subject, payload, reply=reply)
         except MaxPayloadError as error:
             raise TooLarge("the message is larger than a bus message may be") from error
         except Error as error:
             raise Unavailable("the bus is away") from error
+
+    async def _moved(self) -> None:
+        """Return when the connection leads to another server of the cluster. Raises `Unavailable` where it does not."""
+        give_up = asyncio.get_running_loop().time() + AGAIN
+        while not self.client.is_connected:
+            if not is_clustered(self.client) or self.client.is_closed or asyncio.get_running_loop().time() > give_up:
+                raise Unavailable("the bus is away")
+            await asyncio.sleep(PAUSE / 5)
 
     async def scatter(self, subject: str, *, patience: float) -> AsyncGenerator[bytes, None]:
         """Ask everybody, and yield the answers that come within `patience` seconds, which may be none."""
@@ -462,11 +747,19 @@ class Bus:
                 return
             self.tasks.start(handle(msg))
 
-        self._subscriptions.append(await self.client.subscribe(subject, queue=queue, cb=start))
+        await self.receive(subject, start, queue=queue)
 
-    async def receive(self, subject: str, handle: Callable[[Delivery], Awaitable[None]], *, queue: str = "") -> None:
-        """Run `handle` for one message of a subject after the other: for what must keep its order, or be quick."""
-        self._subscriptions.append(await self.client.subscribe(subject, queue=queue, cb=handle))
+    async def receive(
+        self, subject: str, handle: Callable[[Delivery], Awaitable[None]], *, queue: str = "", inline: bool = False
+    ) -> None:
+        """Run `handle` for one message of a subject after the other: for what must keep its order, or be quick.
+
+        With `inline` nothing else is read from the bus until it returns: it must not wait for an answer.
+        """
+        subscription = await self.client.subscribe(subject, queue=queue, cb=handle)
+        if inline:
+            self.client.inline[subscription._id] = handle  # noqa: SLF001 - its number is told nowhere else
+        (self._shares if queue else self._subscriptions).append(subscription)
 
     @asynccontextmanager
     async def receiving(self, subject: str, handle: Callable[[Delivery], Awaitable[None]]) -> AsyncIterator[None]:
@@ -487,11 +780,7 @@ class Bus:
         await self.receive(event.subject, receive)
 
     async def ready(self) -> None:
-        """Return when the server knows all subscriptions.
-
-        Twice, since one flush writes its PING ahead of a SUB that is still queued (measured: 13 of 700 lost).
-        """
-        await self.client.flush()
+        """Return when the server knows all subscriptions."""
         await self.client.flush()
 
     async def answered(self, patience: float) -> None:
@@ -501,18 +790,35 @@ class Bus:
             async with asyncio.timeout(patience):
                 await self.ready()
 
+    async def renew(self) -> None:
+        """Connect anew with the credential as it is now, beside the calls that run. Raises `Unavailable`."""
+        client: Any = self.client
+        await client.move(client.origin[0])
+
+    async def leave(self) -> None:
+        """Leave the queue groups: others get what comes next; what the server gave out before is taken still."""
+        await _drain(self._shares)
+
     async def unsubscribe(self) -> None:
         """Take nothing more; answers to own calls still arrive."""
-        while self._subscriptions:
-            with suppress(Error):
-                await self._subscriptions.pop().unsubscribe()
+        await self.leave()
+        await _drain(self._subscriptions)
 
     async def close(self, *, grace: float = 5.0) -> None:
         """Take no more requests, finish those at hand, disconnect."""
         await self.unsubscribe()
         await self.tasks.finish(grace)
-        with suppress(Error):
+        with suppress(Error, OSError, RuntimeError):  # uvloop's, where the server has closed it in this moment
             await self.client.close()
+
+
+async def _drain(subscriptions: list[Subscription]) -> None:
+    """End subscriptions once what was delivered to them is handled; a server that does not answer is not waited for."""
+    ending = [subscription.drain() for subscription in subscriptions]
+    subscriptions.clear()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await asyncio.gather(*ending, return_exceptions=True)
 
 
 async def _within(seconds: float, answers: "asyncio.Queue[Delivery]") -> Delivery | None:

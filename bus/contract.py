@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PREFIX = "mcpctl.v1"
 
+ELECTION = 12.0
+"""Seconds in which the servers of a cluster have chosen another leader of a stream (they try after four to nine)."""
+
 Role = Literal["operator", "gateway", "login", "token", "rbac", "catalog", "session", "router", "audit"]
 """Who is on the bus: three kinds of connection admitted by auth callout, and the actors."""
 
@@ -119,7 +122,8 @@ class Call(Generic[Q, R]):
     what is left of the caller's own. `http` are the routes at which gateways serve it below `/api/v1`
     (`GET /projects/{name}`): they may ask it then too, on the authority of the bearer inside. In braces stands the
     member of the request that the path gives, `{spec.name}` where it is a member of a part. `everyone` says that each
-    replica answers, and not one of the queue group.
+    replica answers, and not one of the queue group. What is `repeatable` is as good asked twice, so it is asked again
+    when no answer came within a second: of another replica, or by way of another server of the bus.
     """
 
     name: str
@@ -130,6 +134,7 @@ class Call(Generic[Q, R]):
     timeout: float = 2.0
     http: tuple[str, ...] = ()
     everyone: bool = False
+    repeatable: bool = False
 
     @property
     def asked_by(self) -> tuple[Role, ...]:
@@ -265,7 +270,7 @@ class Feed:
 
     @property
     def pull(self) -> Call[PullChanges, Changes]:
-        return Call(f"{self.actor}.changes", PullChanges, Changes, callers=self.followers, timeout=1.0)
+        return Call(f"{self.actor}.changes", PullChanges, Changes, callers=self.followers, timeout=1.0, repeatable=True)
 
     @property
     def receipt(self) -> Call[GetReceipt, Receipt]:

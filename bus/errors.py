@@ -7,6 +7,7 @@ BusError
 ├── NotFound          404
 ├── Conflict          409  the state of things forbids it
 ├── TooLarge          413
+├── TooManyRequests   429  a quota is used up
 ├── Cancelled         499  ended by the one who asked
 ├── Internal          500  a bug; the log has the traceback, the caller has nothing
 ├── BadGateway        502  an upstream server cannot be reached, or does not speak MCP
@@ -23,6 +24,10 @@ class BusError(Exception):
     code: ClassVar[str]
     http_status: ClassVar[int]
     by_code: ClassVar[dict[str, type["BusError"]]] = {}
+    rule: str | None = None
+    """What refused, for the audit; it does not cross the bus."""
+    retry_after: float | None = None
+    """Seconds after which it is worth asking again, where that is known."""
 
     def __init_subclass__(cls, *, code: str, http_status: int) -> None:
         cls.code, cls.http_status = code, http_status
@@ -51,6 +56,9 @@ class Conflict(BusError, code="conflict", http_status=409): ...
 
 
 class TooLarge(BusError, code="too_large", http_status=413): ...
+
+
+class TooManyRequests(BusError, code="too_many_requests", http_status=429): ...
 
 
 class Cancelled(BusError, code="cancelled", http_status=499): ...

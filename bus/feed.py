@@ -11,12 +11,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import structlog
 
-from mcpctl.bus.connection import Bus
-from mcpctl.bus.contract import Change, Changed, Changes, Feed, PullChanges
+from mcpctl.bus import measured, metrics
+from mcpctl.bus.connection import Bus, is_clustered
+from mcpctl.bus.contract import ELECTION, Change, Changed, Changes, Feed, PullChanges
 from mcpctl.bus.errors import BusError, Unavailable
 
 log = structlog.get_logger()
@@ -33,8 +35,6 @@ COUNTED = 1000
 """Changes of which it is remembered how much they ended."""
 
 Ending = asyncio.Future[int] | int | None
-
-HOST = f"{socket.gethostname()}:{os.getpid()}"
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -63,6 +63,7 @@ class Follower:
         """Calls and streams ended, by change: all of them, since a pull whose answer was lost may have been noted."""
         self._untold: set[int] = set()
         self._bus = bus
+        self._host = f"{socket.gethostname()}:{os.getpid()}"
         self._instance = f"{bus.caller}.{secrets.token_hex(6)}"
         self._lease_until = 0.0
         self._lapsed = True
@@ -70,6 +71,15 @@ class Follower:
         self._pull_now = asyncio.Event()
         self._pulled = asyncio.Event()
         self._first = asyncio.Event()
+        metrics.watch(self)
+
+    def measures(self) -> "Iterator[metrics.Measured]":
+        """Yield what metrics tell of this follower."""
+        left, of = self._lease_until - now(), (self.feed.actor,)
+        yield measured.LEASE_LEFT, max(left, -LEASE), of
+        yield measured.FEED_HEARD, self.seq, of
+        if self._lease_until:
+            yield measured.FEED_AGE, LEASE - left, of
 
     @property
     def trusted(self) -> bool:
@@ -80,6 +90,17 @@ class Follower:
         """Raise `Unavailable` where the lease has run out."""
         if not self.trusted:
             raise Unavailable(f"the {self.feed.actor} actor cannot be reached to confirm what is known")
+
+    async def lease(self) -> None:
+        """Return when the lease runs: at once, or as soon as a cluster has another leader. Raises `Unavailable`."""
+        give_up = self._lease_until + ELECTION
+        while not self.trusted and self._lease_until and is_clustered(self._bus.client) and now() < give_up:
+            if not self._bus.client.is_connected:
+                break
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PULL_SOON):
+                    await self._pulled.wait()
+        self.demand_lease()
 
     async def start(self) -> None:
         """Listen to the broadcasts; `run` must be going for the lease to be renewed."""
@@ -124,7 +145,7 @@ class Follower:
         ended = {seq: self._ended[seq] for seq in untold if seq in self._ended}
         settled = min(self._ending.values(), default=self.seq + 1) - 1
         asked = PullChanges(
-            epoch=self.epoch, seq=self.seq, instance=self._instance, host=HOST, settled=settled, ended=ended
+            epoch=self.epoch, seq=self.seq, instance=self._instance, host=self._host, settled=settled, ended=ended
         )
         try:
             answer = await self._bus.call(self.feed.pull, asked)

@@ -19,6 +19,9 @@ from mcpctl.bus.errors import BadRequest
 ACCEPT_AFTER = 0.05
 """Seconds after which a call that is not finished is acknowledged with `accepted`."""
 
+LATE_AFTER = 0.003
+"""Seconds that a router may take to begin with a request; past that it says so, and is sent fewer."""
+
 FIRST_FRAME_WITHIN = 1.0
 """Seconds without any frame after which a call counts as never received."""
 
@@ -37,6 +40,12 @@ SILENCE_LIMIT = 6.5
 EVERY_ROUTER = "all"
 """Stands in the subject of a cancel that is for whichever router has the call."""
 
+PRESENT_EVERY = 1.0
+"""Seconds between two signs of life of a router of a site."""
+
+ABSENT_AFTER = 3.0
+"""Seconds without one after which it counts as gone."""
+
 PIECE = 4 * 1024 * 1024
 """Bytes of body in one frame at the most: half of the bus's `max_payload`."""
 
@@ -50,6 +59,21 @@ def router_subject(router: str, caller: str) -> str:
     return f"{PREFIX}.router.{router}.{caller}"
 
 
+def heard_subject(site: str, caller: str) -> str:
+    """Return the subject on which the routers of one site (an empty text: the default group) tell each other."""
+    return router_subject(f"heard-{site}" if site else "heard", caller)
+
+
+def present_subject(site: str, caller: str) -> str:
+    """Return the subject of the signs of life of a site's router."""
+    return f"{PREFIX}.site.{site}.{caller}"
+
+
+def quota_subject(site: str, router: str, caller: str) -> str:
+    """Return the subject on which one router hears what the others of its site (or the default group) count."""
+    return f"{PREFIX}.quota.{site or '_'}.{router}.{caller}"
+
+
 def gateway_subject(gateway: str, caller: str) -> str:
     """Return the subject on which one gateway hears others, for streams and requests of a session that it holds."""
     return f"{PREFIX}.gateway.{gateway}.{caller}"
@@ -60,7 +84,8 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `budget` is in milliseconds (without meaning for `subscriptions/listen`), `era` is the client's; `session` and
     `request_id` (JSON text) name a legacy client's session and request, by which any gateway may cancel it. `headers`
-    are a stateless client's `Mcp-Param-*`, as it sent them (None for a client that cannot know of them).
+    are a stateless client's `Mcp-Param-*`, as it sent them (None for a client that cannot know of them). `absent` is a
+    router to which the request was moved and which was not there.
     """
 
     bearer: str
@@ -75,6 +100,7 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True):
     trace: str | None = None
     gateway: str | None = None
     headers: dict[str, str] | None = None
+    absent: str | None = None
 
     def __repr__(self) -> str:
         return f"Request({self.method} in {self.project})"
@@ -85,7 +111,8 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `router` is who has the call (`accepted`, `beat`) or should get it (`moved`; a body is then the JSON-RPC error to
     answer with where that router is gone). `error` marks a body that is a JSON-RPC error; `fault` a `BusError`: its
-    code, then its text.
+    code, then its text. With `moved` it is what to say where that router is gone and there is no body. `retry_ms` is in
+    how many milliseconds it is worth asking again; `late` says that the router did not come to the request at once.
     """
 
     kind: Literal["accepted", "beat", "msg", "part", "end", "moved"]
@@ -93,12 +120,19 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     router: str | None = None
     error: bool = False
     fault: tuple[str, str] | None = None
+    retry_ms: int = 0
+    late: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Ends a running call: by its `reply` subject at its router, or by session and request id at all of them."""
+    """Ends a running call: by its `reply` subject at its router, or by session and request id at all of them.
+
+    With `probe` it ends nothing, but has the router send an `end` where it has no such call: the one that it sent
+    before may have been lost with a connection.
+    """
 
     reply: str | None = None
+    probe: bool = False
     session: str | None = None
     request_id: str | None = None
 

@@ -33,6 +33,10 @@ class HttpTimeoutError(HttpError):
     """The deadline passed first."""
 
 
+class HttpTooLargeError(HttpError):
+    """The answer is larger than its reader allows."""
+
+
 class Response:
     """A final (not 1xx) response; an event stream arrives with its head, any other with its whole body."""
 
@@ -171,6 +175,7 @@ class Connection(asyncio.Protocol):
     def fail(self, error: HttpError) -> None:
         """Close the connection; whoever waits for it gets the error."""
         response, self._response = self._response, None
+        self._body = []  # the parser refers back to this: what is kept here would wait for the garbage collector
         self._stop_timer()
         self._transport.abort()
         if response is None:
@@ -217,7 +222,7 @@ class Connection(asyncio.Protocol):
         if response.stream is not None:
             response.stream.end(None)
         else:
-            response.body = b"".join(self._body)
+            response.body, self._body = b"".join(self._body), []
             if not self._waiter.done():
                 self._waiter.set_result(response)
 
@@ -292,7 +297,7 @@ class Connection(asyncio.Protocol):
             return
         self._size += len(data)
         if self._size > self._pool.max_body:
-            self.fail(HttpError(f"the answer is larger than {self._pool.max_body} bytes", sent=True))
+            self.fail(HttpTooLargeError(f"the answer is larger than {self._pool.max_body} bytes", sent=True))
         else:
             self._body.append(data)
 

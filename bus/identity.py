@@ -1,7 +1,7 @@
 """How a part names itself on the bus, and how it proves it.
 
-Actors hold a static nkey each. Gateways and operators are admitted by auth callout: they present a nonce of
-their own choice and, where they have one, a bearer. Their caller name follows from the nonce, so that nobody
+Actors hold a static nkey each. Gateways, operators and the routers of sites are admitted by auth callout: they present
+a nonce of their own choice and, where they have one, a bearer. Their caller name follows from the nonce, so that nobody
 can claim another's name without its nonce, and a reconnect keeps the name.
 """
 
@@ -16,15 +16,29 @@ from typing import Literal
 from mcpctl.bus.contract import Role
 from mcpctl.bus.nats_url import trust
 
-AdmittedRole = Literal["gateway", "operator", "login"]
+AdmittedRole = Literal["gateway", "operator", "login", "router"]
 INBOX = "_INBOX"
 SERVICE_INBOX = "srv"
 
 
-def caller_name(role: str, nonce: str) -> str:
-    """Return the caller name that belongs to a nonce: `gateway-` and 80 bits of its digest in base32."""
+def caller_name(role: str, nonce: str, site: str = "") -> str:
+    """Return the caller name that belongs to a nonce: `gateway-` and 80 bits of its digest in base32.
+
+    That of a router of a site ends with the site: who hears it knows for which servers it may ask.
+    """
     digest = hashlib.sha256(f"{role}:{nonce}".encode()).digest()
-    return f"{role}-{base64.b32encode(digest[:10]).decode().lower()}"
+    return f"{role}-{base64.b32encode(digest[:10]).decode().lower()}" + (f"-{site}" if site else "")
+
+
+def site_of(caller: str) -> str:
+    """Return the site of a router that was admitted for one; an empty text for every other caller."""
+    role, _, rest = caller.partition("-")
+    return rest.partition("-")[2] if role == "router" else ""
+
+
+def router_id(caller: str) -> str:
+    """Return the id of a router that was admitted for a site: it follows from the name that its permissions pin."""
+    return f"r{hashlib.sha256(caller.encode()).hexdigest()[:12]}"
 
 
 def role_of(caller: str) -> str:
@@ -81,22 +95,31 @@ class ActorIdentity:
 
 @dataclass(frozen=True)
 class AdmittedIdentity:
-    """A gateway or an operator: admitted by the TokenRegistry for its bearer (empty: none)."""
+    """A gateway, an operator or the router of a `site`: admitted by the TokenRegistry for its bearer (empty: none).
+
+    A bearer in `file` is read anew at each connect, and is whatever stands there then: a pod's token is replaced.
+    """
 
     role: AdmittedRole
     bearer: str = field(default="", repr=False)
     nonce: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
     ca: Path | None = None
+    site: str = ""
+    file: Path | None = None
 
     @property
     def caller(self) -> str:
-        return caller_name(self.role, self.nonce)
+        return caller_name(self.role, self.nonce, self.site)
+
+    def current(self) -> str:
+        """Return the bearer as it is now. Raises `OSError` where its file cannot be read."""
+        return self.bearer if self.file is None else self.file.read_text().strip()
 
     def options(self) -> dict[str, object]:
         """Return what nats-py needs to connect."""
         return {
-            "user": self.role,
-            "password": f"{self.nonce}:{self.bearer}",
+            "user": f"{self.role}.{self.site}" if self.site else self.role,
+            "password": lambda: f"{self.nonce}:{self.current()}",
             "inbox_prefix": inbox_of(self.caller).encode(),
             "name": self.caller,
             **believing(self.ca),

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Literal
 
 from mcpctl import __version__
-from mcpctl.bus.http1 import BodyStream, HttpError, HttpTimeoutError, Pool, Response
+from mcpctl.bus.http1 import BodyStream, HttpError, HttpTimeoutError, HttpTooLargeError, Pool, Response
 from mcpctl.bus.http_head import FRAMING, Url, header_lines
 from mcpctl.bus.mcp_handshake import (
     agreed_version,
@@ -23,6 +23,7 @@ from mcpctl.bus.mcp_wire import (
     Answer,
     McpAuthError,
     McpSessionLost,
+    McpTooLargeError,
     McpTransportError,
     McpWireError,
     PendingCall,
@@ -43,6 +44,7 @@ __all__ = [
     "McpAuthError",
     "McpHttpClient",
     "McpSessionLost",
+    "McpTooLargeError",
     "McpTransportError",
     "McpWireError",
     "ServerInfo",
@@ -187,7 +189,8 @@ class McpHttpClient:
         except HttpError as error:
             if isinstance(error, HttpTimeoutError) and error.sent:
                 self._cancel(dialect, call, b"timed out")
-            raise McpTransportError(str(error), sent=error.sent) from error
+            large = isinstance(error, HttpTooLargeError)
+            raise (McpTooLargeError if large else McpTransportError)(str(error), sent=error.sent) from error
         except asyncio.CancelledError:
             self._cancel(dialect, call, b"cancelled by the client")
             raise
@@ -506,7 +509,8 @@ async def read_stream(stream: BodyStream, events: EventStream, call: PendingCall
                     stream.detach()
                     return answer
     except EventTooLargeError as error:
-        raise McpTransportError(str(error), sent=True) from error
+        stream.abandon()
+        raise McpTooLargeError(str(error), sent=True) from error
     except BaseException:
         stream.abandon()
         raise

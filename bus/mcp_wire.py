@@ -28,6 +28,10 @@ class McpTransportError(Exception):
         self.status = status
 
 
+class McpTooLargeError(McpTransportError):
+    """An answer was cut: it is larger than its reader allows."""
+
+
 class McpAuthError(McpTransportError):
     """HTTP 401 or 403; `challenge` is what the server's `WWW-Authenticate` says."""
 

@@ -7,6 +7,7 @@ whose last token names the writer.
 
 import json
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ ISSUER = "issuer"
 CALLOUT = "callout"
 PROVISIONER = "provisioner"
 ACCOUNTS = "accounts.conf"
+CLUSTER = "cluster.conf"
+CLUSTER_SECRET = "cluster.secret"  # noqa: S105 - a file
 CLUSTER_PORT = 6222
 MAX_PAYLOAD = 8 * 1024 * 1024
 
@@ -49,7 +52,8 @@ class Tls:
 class Listen:
     """Where one server listens and keeps its streams.
 
-    `routes` are `host:port` of all servers of a cluster, this one (`name`) among them; none stands alone.
+    `routes` are `host:port` of all servers of a cluster, this one (`name`) among them; none stands alone. `cluster` is
+    where this one listens for the others: at `host` and `CLUSTER_PORT`, if nothing else is said.
     """
 
     port: int
@@ -59,6 +63,12 @@ class Listen:
     tls: Tls | None = None
     name: str | None = None
     routes: tuple[str, ...] = ()
+    cluster: tuple[str, int] | None = None
+
+    @property
+    def file(self) -> str:
+        """The configuration's name: the servers of a cluster have one each, in the same folder."""
+        return f"{self.name or 'nats'}.conf"
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,12 @@ def write_keys(folder: Path, *auditors: Auditor) -> None:
             continue
         kind = nkeys.PREFIX_BYTE_ACCOUNT if name == ISSUER else nkeys.PREFIX_BYTE_USER
         seed = nkeys.encode_seed(os.urandom(32), kind)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(seed)
+        _write_private(path, seed)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
 
 
 def public_key(folder: Path, name: str) -> str:
@@ -99,9 +113,10 @@ def public_key(folder: Path, name: str) -> str:
 
 
 def write(folder: Path, listen: Listen, keys: Path) -> Path:
-    """Write the configuration and the accounts that it includes, with the keys that are there. Returns its path."""
+    """Write the configuration and what it includes, with the keys that are there. Returns its path."""
     write_accounts(folder, keys)
-    config = folder / "nats.conf"
+    write_cluster(folder, listen, keys)
+    config = folder / listen.file
     config.write_text(render(listen))
     return config
 
@@ -110,6 +125,22 @@ def write_accounts(folder: Path, keys: Path) -> None:
     """Write accounts, users and permissions alone: what changes when an auditor comes or goes."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     (folder / ACCOUNTS).write_text(render_accounts(keys))
+
+
+def write_cluster(folder: Path, listen: Listen, keys: Path) -> None:
+    """Write what the servers of a cluster share: where they are, and the secret without which nobody is one of them.
+
+    A certificate alone does not make a server one of the cluster: the same CA may have signed others, a gateway's.
+    """
+    if not listen.routes:
+        return
+    secret = keys / CLUSTER_SECRET
+    if not secret.exists():
+        _write_private(secret, secrets.token_hex(32).encode())
+    password = secret.read_text().strip()
+    routes = json.dumps([f"nats://cluster:{password}@{route}" for route in listen.routes])
+    text = f"authorization {{ user: cluster, password: {json.dumps(password)}, timeout: 2 }}\nroutes: {routes}\n"
+    _write_private(folder / CLUSTER, f"# Written by mcpctl: changes are lost.\n{text}".encode())
 
 
 def render(listen: Listen) -> str:
@@ -123,6 +154,8 @@ def render(listen: Listen) -> str:
         'write_deadline: "2s"',
         'ping_interval: "1s"',
         "ping_max: 2",
+        'lame_duck_grace_period: "5s"',  # in which clients have gone elsewhere
+        'lame_duck_duration: "30s"',
         *([f"tls {_tls(listen.tls)}"] if listen.tls else ()),
         f"jetstream {{ store_dir: {_text(listen.store)}{', sync_interval: always' if listen.power_safe else ''} }}",
         *([_cluster(listen)] if listen.routes else ()),
@@ -132,9 +165,10 @@ def render(listen: Listen) -> str:
 
 
 def _cluster(listen: Listen) -> str:
-    routes = json.dumps([f"nats://{route}" for route in listen.routes])
-    tls = f", tls {_tls(listen.tls, verify=True)}" if listen.tls else ""
-    return f'cluster {{ name: mcpctl, listen: "{_bracketed(listen.host)}:{CLUSTER_PORT}", routes: {routes}{tls} }}'
+    host, port = listen.cluster or (listen.host, CLUSTER_PORT)
+    tls = [f"  tls {_tls(listen.tls, verify=True)}"] if listen.tls else []
+    lines = ["  name: mcpctl", f'  listen: "{_bracketed(host)}:{port}"', *tls, f"  include {CLUSTER}"]
+    return "\n".join(("cluster {", *lines, "}"))
 
 
 def _tls(tls: Tls, *, verify: bool = False) -> str:

@@ -1,4 +1,7 @@
-"""Where the bus is: `nats://`, `tls://`, `ws://` or `wss://` and a host; and which certificates it is believed by."""
+"""Where the bus is: `nats://`, `tls://`, `ws://` or `wss://` and a host; and which certificates it is believed by.
+
+The servers of a cluster are named one after the other, with a comma in between.
+"""
 
 import ipaddress
 import os
@@ -13,11 +16,25 @@ _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[0-9A-Za-z_-]{1,63}(\.[0-9A-Za-z_-]{1,63})*\.?|[0-9A-Fa-f:.]+")
 
 
-def checked_url(url: str) -> str:
-    """Return a NATS URL that can be used. Raises `ValueError`, whose text repeats no password.
+def checked_url(text: str) -> str:
+    """Return the NATS URLs of a text, which all can be used. Raises `ValueError`, whose text repeats no password.
 
     `nats://` speaks TLS where the server asks for it, `tls://` always, `ws://` and `wss://` are WebSockets.
     """
+    urls = servers(text)
+    for url in urls:
+        _check(url)
+    if len({is_websocket(url) for url in urls}) > 1:
+        raise ValueError("the URLs of the bus are all of WebSockets, or none is")
+    return ",".join(urls)
+
+
+def servers(text: str) -> list[str]:
+    """Return the URL of each server that a text names."""
+    return [url.strip() for url in text.split(",")]
+
+
+def _check(url: str) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -31,11 +48,10 @@ def checked_url(url: str) -> str:
         raise ValueError("the URL of the bus has no valid host and port")
     if parts.query or parts.fragment or (parts.path.strip("/") and not is_websocket(url)):
         raise ValueError(f"the URL of the bus ends after host and port, such as {parts.scheme}://host:4222")
-    return url
 
 
 def is_websocket(url: str) -> bool:
-    """Tell whether a NATS URL is one of a WebSocket."""
+    """Tell whether a NATS URL is one of a WebSocket; of several, all or none are."""
     return url.startswith(("ws://", "wss://"))
 
 
@@ -55,6 +71,15 @@ def tls_is_in_front() -> bool:
 def must_encrypt(url: str) -> bool:
     """Tell whether a connection may not go without TLS: to another machine, and nobody said who else encrypts it."""
     return not is_loopback(urlsplit(url).hostname or "") and not tls_is_in_front()
+
+
+def demand_encrypted(url: str) -> None:
+    """Raise `ValueError` for the URL of something that would be believed over plain HTTP from another machine."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("must begin with https:// and name a host")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError(f"{parts.hostname} is beyond loopback: it is believed over https:// alone")
 
 
 def trust(ca: str | None) -> ssl.SSLContext | None:

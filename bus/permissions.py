@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 from mcpctl.bus.contract import ACTORS, PREFIX, Call, Event, Role, declared
-from mcpctl.bus.contracts import audit
+from mcpctl.bus.contracts import audit, catalog
 from mcpctl.bus.contracts.every import CONTRACTS
-from mcpctl.bus.identity import INBOX, SERVICE_INBOX, inbox_of
+from mcpctl.bus.frames import EVERY_ROUTER, heard_subject, present_subject, quota_subject, router_subject
+from mcpctl.bus.identity import INBOX, SERVICE_INBOX, inbox_of, router_id, site_of
 from mcpctl.bus.peer_frames import EVERY_GATEWAY
 
 SESSIONS_BUCKET = "sessions"
@@ -58,15 +59,50 @@ _PUBLISH: dict[Role, tuple[str, ...]] = {
         f"{audit.APPEND}.{{caller}}",
     ),
     "operator": _ASK_SERVICES,
-    "router": (f"{PREFIX}.router.*.{{caller}}",),
+    "router": (f"{PREFIX}.router.*.{{caller}}", quota_subject("", "*", "{caller}")),
 }
 """What a role may publish beside the calls of the contracts."""
 
 _SUBSCRIBE: dict[Role, tuple[str, ...]] = {
     "gateway": (f"{PREFIX}.gateway.{{caller}}.*", f"{PREFIX}.gateway.{EVERY_GATEWAY}.*"),
-    "router": (f"{PREFIX}.mcp.*.* router", f"{PREFIX}.router.*.*"),
+    "router": (
+        f"{PREFIX}.mcp.*.* router",
+        f"{PREFIX}.router.*.*",
+        present_subject("*", "*"),
+        quota_subject("", "*", "*"),
+    ),
     "audit": (audit.TAIL,),
 }
+
+
+def site_router(caller: str) -> Permissions:
+    """Return the permissions of a router that was admitted for a site, under the name `caller`, which ends with it.
+
+    It takes no request but those sent to it by name, answers where somebody waits for it alone, and hears of no bearer
+    of an operator. What it asks on the authority of a bearer, the bearer's holder may ask; the rest is checked by the
+    site in its name.
+    """
+    site, granted = site_of(caller), Permissions(subscribe=[f"{inbox_of(caller)}.>"])
+    for item in (item for module in CONTRACTS for item in declared(module)):
+        if isinstance(item, Call) and "router" in item.asked_by and item != catalog.unseal_model:
+            granted.publish.append(item.subject(caller))
+        if isinstance(item, Event) and "router" in item.listeners:
+            granted.subscribe.append(item.subject)
+    granted.publish += [
+        f"{INBOX}.*.{SERVICE_INBOX}.>",
+        f"{audit.APPEND}.{caller}",
+        present_subject(site, caller),
+        heard_subject(site, caller),
+        quota_subject(site, "*", caller),
+    ]
+    granted.subscribe += [
+        router_subject(router_id(caller), "*"),
+        router_subject(EVERY_ROUTER, "*"),
+        heard_subject(site, "*"),
+        quota_subject(site, "*", "*"),
+        *(f"$SRV.{verb}{of}" for verb in SERVICE_VERBS for of in ("", ".router", ".router.*")),
+    ]
+    return granted
 
 
 def events_writer(role: Role) -> Permissions:

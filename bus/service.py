@@ -15,6 +15,7 @@ import orjson
 from nats.aio.msg import Msg
 
 import mcpctl
+from mcpctl.bus import measured, metrics
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.errors import BusError
 from mcpctl.bus.identity import INBOX
@@ -31,6 +32,8 @@ class Endpoint:
 
     subject: str
     queue_group: str
+    place: tuple[str, str] = ("", "")
+    """the service, and the name of the endpoint"""
     num_requests: int = 0
     num_errors: int = 0
     processing_time: int = 0
@@ -41,6 +44,8 @@ class Endpoint:
 
     def count(self, seconds: float, error: str = "") -> None:
         self.num_requests += 1
+        measured.REQUESTS.add((*self.place, error or "ok"))
+        measured.REQUEST_SECONDS.observe(self.place, seconds)
         self.processing_time += int(seconds * 1e9)
         self.recent.append(seconds * 1000)
         if error:
@@ -57,10 +62,11 @@ class Service:
         self.endpoints: dict[str, Endpoint] = {}
         self.checks: dict[str, Callable[[], Awaitable[str]]] = {}
         """What this replica depends on and others cannot see, by name: each returns how it is, or raises `BusError`."""
+        self.metadata: dict[str, str] = {}
         self._started = datetime.now(UTC)
 
     def endpoint(self, name: str, subject: str, queue_group: str) -> Endpoint:
-        return self.endpoints.setdefault(name, Endpoint(subject, queue_group))
+        return self.endpoints.setdefault(name, Endpoint(subject, queue_group, (self.name, name)))
 
     async def serve(self, bus: Bus) -> None:
         """Answer PING, INFO and STATS, to all, by name and by id."""
@@ -82,7 +88,7 @@ class Service:
             "name": self.name,
             "id": self.id,
             "version": mcpctl.__version__,
-            "metadata": {},
+            "metadata": self.metadata,
         }
 
     async def _info(self) -> dict[str, object]:
@@ -101,6 +107,7 @@ class Service:
             "type": f"{API}.stats_response",
             "started": self._started.isoformat().replace("+00:00", "Z"),
             "endpoints": [self._stats_of(name, e) for name, e in self.endpoints.items()],
+            "data": metrics.short(),
             "checks": {name: await self._checked(check) for name, check in self.checks.items()},
         }
 

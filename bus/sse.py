@@ -51,6 +51,7 @@ class EventStream:
 
     def _check(self, size: int) -> int:
         if self._size + size > self._max_event:
+            self.restart()  # who holds the error, and so this, does not hold what came
             raise EventTooLargeError(f"an event is larger than {self._max_event} bytes")
         return size
 

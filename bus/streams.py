@@ -4,7 +4,10 @@ JetStream's API is plain request and reply with JSON, so it is spoken here direc
 which sequence a message has, and renews neither an ordered consumer nor a pull soon enough after a restart.
 """
 
+import asyncio
 import base64
+import random
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,14 +20,19 @@ from nats.aio.client import Client
 from nats.errors import Error, NoRespondersError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-from mcpctl.bus.connection import connect_nats
+from mcpctl.bus.connection import connect_nats, is_clustered
+from mcpctl.bus.context import remaining
+from mcpctl.bus.contract import ELECTION
 from mcpctl.bus.deliveries import Deliveries, Status, Stored
-from mcpctl.bus.errors import Conflict, DeadlineExceeded, Internal, NotFound, Unavailable
+from mcpctl.bus.errors import BusError, Conflict, DeadlineExceeded, Internal, NotFound, Unavailable
 from mcpctl.bus.identity import ActorIdentity
 
 API = "$JS.API"
 WAIT = 1.0
 """Seconds to wait for an answer of the API."""
+
+PAUSE = 0.05
+"""Seconds before the API is asked again."""
 
 HEARTBEAT = 0.5
 """Seconds between the server's signs of life on an idle delivery."""
@@ -32,6 +40,8 @@ HEARTBEAT = 0.5
 EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
 TTL = "Nats-TTL"
 """Seconds after which the server lets one message go, by its own clock (ADR-43); the stream must allow it."""
+
+MESSAGE_ID = "Nats-Msg-Id"
 
 _NOT_FOUND = frozenset({10037, 10059, 10014})
 """JetStream's error codes: no message found, no such stream, no such consumer."""
@@ -54,6 +64,7 @@ class Streams:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self._away_since: float | None = None
 
     @classmethod
     async def connect(cls, url: str, identity: ActorIdentity, on_closed: Callable[[], None]) -> Self:
@@ -76,13 +87,17 @@ class Streams:
         answer = await self.ask(f"STREAM.INFO.{stream}", {})
         held, cluster = answer["state"], answer.get("cluster") or {}
         said = f"{held['messages']} messages, {held['bytes']} bytes"
-        replicas = cluster.get("replicas") or ()
-        if not replicas:
+        if "raft_group" not in cluster:  # a server alone
             return said
         if not cluster.get("leader"):
             raise Unavailable(f"the stream {stream} has no leader")
-        current = sum(1 for replica in replicas if replica.get("current") and not replica.get("offline"))
-        return f"{said}, leader {cluster['leader']}, {current} of {len(replicas)} replicas current"
+        replicas = cluster.get("replicas") or ()
+        behind = sorted(each["name"] for each in replicas if each.get("offline") or not each.get("current"))
+        copies, wanted = 1 + len(replicas) - len(behind), answer["config"].get("num_replicas", 1)
+        said = f"{said}, leader {cluster['leader']}, {copies} of {wanted} copies current"
+        if copies < wanted:
+            raise Unavailable(f"degraded: {said}, not {', '.join(behind) or 'placed'}")
+        return said
 
     async def last(self, stream: str, subject: str) -> Stored:
         """Return the last message of a subject, as the stream's leader has it. Raises `NotFound`, `Unavailable`."""
@@ -103,6 +118,7 @@ class Streams:
             headers = headers | {EXPECTED_LAST: str(after)}
         if ttl is not None:
             headers = headers | {TTL: f"{ttl}s"}
+        headers = headers | {MESSAGE_ID: f"{random.getrandbits(96):024x}"}  # asked twice, it is stored once
         return int((await self._request(subject, data, headers))["seq"])
 
     async def subjects(self, stream: str, fitting: str) -> list[str]:
@@ -162,10 +178,32 @@ class Streams:
         return await self._request(f"{API}.{verb}", orjson.dumps(request), None)
 
     async def _request(self, subject: str, data: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
+        """Ask until there is an answer, as long as the servers may be choosing a leader; later only once.
+
+        All that is asked here may be asked twice.
+        """
+        give_up = time.monotonic() + remaining(ELECTION)
+        while True:
+            try:
+                answer = await self._attempt(subject, data, headers)
+            except (Unavailable, DeadlineExceeded):
+                self._away_since = self._away_since or time.monotonic()
+                over = min(give_up, self._away_since + (ELECTION if is_clustered(self.client) else WAIT))
+                if time.monotonic() + PAUSE > over or self.client.is_closed:
+                    raise
+            except BusError:
+                self._away_since = None
+                raise
+            else:
+                self._away_since = None
+                return answer
+            await asyncio.sleep(PAUSE)
+
+    async def _attempt(self, subject: str, data: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
         try:
-            reply = await self.client.request(subject, data, timeout=WAIT, headers=headers)
+            reply = await self.client.request(subject, data, timeout=remaining(WAIT) or PAUSE, headers=headers)
         except NoRespondersError as error:
-            raise Unavailable("JetStream is not there") from error
+            raise Unavailable("JetStream is not there, or is choosing a leader") from error
         except NatsTimeoutError as error:
             raise DeadlineExceeded("JetStream does not answer") from error
         except Error as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from platformdirs import user_data_path
 from mcpctl.bus.contracts import token
 from mcpctl.bus.errors import BusError
 from mcpctl.cli.command_groups import Group
-from mcpctl.cli.context import Config, Context
+from mcpctl.cli.context import Config, Context, with_environment
 from mcpctl.cli.data_folder import DataFolder
 from mcpctl.cli.errors import UNAVAILABLE, CliError
 from mcpctl.cli.explain import explain
@@ -60,6 +61,43 @@ def reset(
     _reset(context, FirstUser(folder).secret_file, user, password)
     say(f"{user} is an administrator with the new password; log in with")
     say(f"  {_login(folder, context, user)}")
+
+
+@app.command()
+def bootstrap(
+    *,
+    secret_file: Annotated[
+        Path, typer.Option("--secret-file", metavar="FILE", help="The secret that the token actors were given.")
+    ],
+    user: Annotated[str, typer.Option(metavar="NAME", help="The administrator to create.")] = ADMIN,
+    nats_url: Annotated[str | None, typer.Option(metavar="URL", help="The bus (default: $MCPCTL_NATS_URL).")] = None,
+    ca: Annotated[str | None, typer.Option(metavar="FILE", help="PEM file with the CAs of the bus.")] = None,
+    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
+) -> None:
+    """Make the first administrator of a deployment; mcpctl up does that by itself.
+
+    The secret is any text in the file that MCPCTL_BOOTSTRAP_FILE names to the token actors. It works once, and for 15
+    minutes after it was written.
+
+    \b
+    Examples:
+      mcpctl admin bootstrap --secret-file secrets/bootstrap --nats-url tls://bus.example.org:4222 --ca ca.pem
+      mcpctl admin bootstrap --secret-file secrets/bootstrap --user ann --password-stdin < password-file
+    """  # noqa: D301 - \b keeps the examples' lines apart
+    try:
+        secret = secret_file.read_text().strip()
+    except OSError as error:
+        raise CliError(f"cannot read {secret_file}: {error.strerror}") from error
+    known = with_environment(Context())
+    context = replace(known, nats_url=nats_url or known.nats_url, ca=ca or known.ca).checked()
+    password = ask_password(from_stdin=password_stdin, repeat=True)
+    try:
+        asyncio.run(_ask(context, secret, user, password))
+    except BusError as error:
+        raise explain(error) from error
+    where = "".join(f" --{name} {value}" for name, value in (("nats-url", nats_url), ("ca", ca)) if value)
+    say(f"{user} is an administrator; log in with")
+    say(f"  mcpctl login --user {user}{where}")
 
 
 def _reset(context: Context, secret_file: Path, user: str, password: str) -> None:

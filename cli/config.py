@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from mcpctl.bus.nats_url import servers
 from mcpctl.cli.command_groups import Group
 from mcpctl.cli.completion import context_names
 from mcpctl.cli.context import Config, Context
@@ -123,7 +124,7 @@ def set_context(
     if changes.get("nats_url", "") is None:
         changes["nats_url"] = Context().nats_url
     context = replace(before, **changes).checked()
-    if before.bearer is not None and (_host(context) != _host(before) or context.user != before.user):
+    if before.bearer is not None and (_hosts(context) != _hosts(before) or context.user != before.user):
         context = replace(context, bearer=None)
         note(f"its login session is forgotten: run mcpctl login --context {name}")
     config.contexts[name] = context
@@ -132,8 +133,8 @@ def set_context(
     say(f'context "{name}" {"changed" if known else "created"}')
 
 
-def _host(context: Context) -> str | None:
-    return urlsplit(context.nats_url).hostname
+def _hosts(context: Context) -> set[str | None]:
+    return {urlsplit(url).hostname for url in servers(context.nats_url)}
 
 
 @app.command("delete-context")

@@ -31,6 +31,7 @@ from mcpctl.cli.options import (
     Project,
 )
 from mcpctl.cli.output import Format
+from mcpctl.cli.quotas import Burst, ConcurrentCalls, RequestsPerSecond, Streams, quota_of
 from mcpctl.cli.session import checked, session
 
 app = typer.Typer(cls=NounGroup, rich_markup_mode=None, add_completion=False)
@@ -66,6 +67,10 @@ def project(
     pin_tools: Annotated[
         bool, typer.Option("--pin-tools/--no-pin-tools", help="Keep back tools that their servers change.")
     ] = True,
+    requests_per_second: RequestsPerSecond = None,
+    burst: Burst = None,
+    concurrent_calls: ConcurrentCalls = None,
+    streams: Streams = None,
     labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
@@ -78,6 +83,7 @@ def project(
       mcpctl create project growing --server time --naming prefix
       mcpctl create project shop --max-token-ttl 90d --label team=shop
       mcpctl create project careful --server git --gate brief
+      mcpctl create project busy --requests-per-second 50 --burst 100 --concurrent-calls 20 --streams 10
     """  # noqa: D301 - \b keeps the examples' lines apart
     spec = checked(
         ProjectSpec,
@@ -89,6 +95,7 @@ def project(
         max_token_ttl=max_token_ttl,
         gate=None if gate is None else GateSpec(mode=gate.value),
         pin_tools=pin_tools,
+        quota=quota_of(requests_per_second, burst, concurrent_calls, streams),
     )
     create_one(catalog.create_project, "project", name, output, context, spec=spec)
 
@@ -109,6 +116,9 @@ def server(
     prefix: Annotated[
         str | None, typer.Option(metavar="PREFIX", help="Stands before its tools' names: PREFIX__TOOL (default: NAME).")
     ] = None,
+    placement: Annotated[
+        str | None, typer.Option(metavar="SITE", help="Site whose routers reach it (default: those beside the bus).")
+    ] = None,
     description: Description = "",
     projects: Annotated[
         list[str] | None, typer.Option("-p", "--project", metavar="PROJECT", help="Project to add it to; repeatable.")
@@ -125,6 +135,7 @@ def server(
       mcpctl create server weather --url https://mcp.example.com/mcp -p demo
       mcpctl create server weather --url https://mcp.example.com/mcp --header Authorization=secret:weather
       mcpctl create server git --command 'uvx mcp-server-git' --env GIT_DIR=/srv/repo
+      mcpctl create server scope --url http://10.7.0.5:8000/mcp --placement lab
     """  # noqa: D301 - \b keeps the examples' lines apart
     if (url is None) == (command is None):
         raise CliError("a server has either --url or --command", USAGE)
@@ -138,6 +149,7 @@ def server(
         command=_words(command),
         env=assignments(env, "--env"),
         prefix=prefix,
+        placement=placement,
     )
     refuse_secret(spec, plain or ())
     create_one(catalog.create_server, "server", name, output, context, spec=spec, projects=tuple(projects or ()))
@@ -222,6 +234,9 @@ def serviceaccount(
     name: NewName,
     groups: Groups = None,
     description: Description = "",
+    router_site: Annotated[
+        str | None, typer.Option(metavar="SITE", help="Its bearers admit routers of this site, and nothing else.")
+    ] = None,
     labels: LabelOption = None,
     output: Output = Format.TABLE,
     context: ContextName = None,
@@ -231,9 +246,10 @@ def serviceaccount(
     \b
     Examples:
       mcpctl create serviceaccount build --group robots --description 'The build farm'
+      mcpctl create serviceaccount lab-router --router-site lab
     """  # noqa: D301 - \b keeps the examples' lines apart
-    members = {"groups": tuple(groups or ()), "description": description, "labels": parse_labels(labels)}
-    create_one(token.create_service_account, "serviceaccount", name, output, context, **members)
+    given = {"groups": tuple(groups or ()), "description": description, "labels": parse_labels(labels)}
+    create_one(token.create_service_account, "serviceaccount", name, output, context, router_site=router_site, **given)
 
 
 @app.command("rbac")

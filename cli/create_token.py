@@ -13,6 +13,7 @@ from mcpctl.cli.issuing import Bindings, bound, print_account_token, print_token
 from mcpctl.cli.labels import parse_labels
 from mcpctl.cli.options import ContextName, Description, LabelOption, NewName, OldBindings, OldOperations
 from mcpctl.cli.output import TokenFormat
+from mcpctl.cli.quotas import Burst, ConcurrentCalls, RequestsPerSecond, Streams, quota_of
 from mcpctl.cli.session import session
 from mcpctl.cli.times import parse_ttl
 
@@ -41,6 +42,10 @@ def mcptoken(
     ] = Rights.EMPTY,
     ttl: Ttl = None,
     description: Description = "",
+    requests_per_second: RequestsPerSecond = None,
+    burst: Burst = None,
+    concurrent_calls: ConcurrentCalls = None,
+    streams: Streams = None,
     labels: LabelOption = None,
     *,
     force: Annotated[bool, typer.Option("--force", help="Replace an active one of that name: it is revoked.")] = False,
@@ -56,6 +61,7 @@ def mcptoken(
       mcpctl create mcptoken agent -p demo --bind role:run,resource:servers
       mcpctl create mcptoken ci -p demo --bind role:run,resource:tools,name:git/git_log --ttl 12h
       mcpctl create mcptoken mine -p demo --rbac clone --ttl never --force
+      mcpctl create mcptoken loop -p demo --bind role:run,resource:servers --requests-per-second 5 --concurrent-calls 2
       CI_TOKEN=$(mcpctl create mcptoken ci -p demo --bind role:run,resource:servers -o token)
     """  # noqa: D301 - \b keeps the examples' lines apart
     refuse_old_forms("--bind", old_bindings, old_operations)
@@ -66,6 +72,7 @@ def mcptoken(
         "bindings": parse_bindings(bind or ()),
         "rbac": rights.value,
         "description": description,
+        "quota": quota_of(requests_per_second, burst, concurrent_calls, streams),
         "force": force,
         **parse_ttl(ttl),
     }

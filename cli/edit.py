@@ -116,6 +116,7 @@ def edit(
       mcpctl edit project demo --set 'servers=[time,git]' --set description='For the shop'
       mcpctl edit project demo --naming prefix
       mcpctl edit project demo --gate brief --set gate.budget=8192
+      mcpctl edit project demo --set quota.requestsPerSecond=50 --set quota.streams=null
       mcpctl edit prompt style --set priority=9 --set 'tags=[python,review]'
       mcpctl edit group devs --add User:bob --remove User:ann
       mcpctl edit user ann --add-group devs

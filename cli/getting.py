@@ -107,15 +107,15 @@ def get(
 async def _get(wanted: Wanted, shown: Shown, context: str | None) -> None:
     async with session(context) as opened:
         items, failures = await find_items(opened, wanted)
-        items = await _widened(opened, wanted, items, shown)
+        items = await _filled_in(opened, wanted, items, shown)
         items = sorted_by(wanted.resource, items, shown.sort_by)
         if items or not failures:
             await _print(opened, wanted, items, shown)
     end(failures)
 
 
-async def _widened(opened: Session, wanted: Wanted, items: list[Any], shown: Shown) -> list[Any]:
-    return await filled(opened, wanted, items) if shown.form is ListFormat.WIDE else items
+async def _filled_in(opened: Session, wanted: Wanted, items: list[Any], shown: Shown) -> list[Any]:
+    return await filled(opened, wanted, items) if shown.form in (ListFormat.TABLE, ListFormat.WIDE) else items
 
 
 async def _print(opened: Session, wanted: Wanted, items: list[Any], shown: Shown) -> None:
@@ -160,7 +160,7 @@ async def _get_all(
                 continue
             wanted = Wanted(resource, (), project, selector, None, everything)
             try:
-                items = await _widened(opened, wanted, (await find_items(opened, wanted))[0], shown)
+                items = await _filled_in(opened, wanted, (await find_items(opened, wanted))[0], shown)
             except Forbidden:
                 note(f"You may not see {resource.plural}.")
                 continue
@@ -193,7 +193,7 @@ async def _watch(wanted: Wanted, shown: Shown, context: str | None) -> None:
 
     async def look(opened: Session) -> Seen:
         nonlocal first
-        items = await _widened(opened, wanted, await chosen(opened, wanted), shown)
+        items = await _filled_in(opened, wanted, await chosen(opened, wanted), shown)
         if first:
             _demand_all(wanted, items)
             items, first = sorted_by(resource, items, shown.sort_by), False

@@ -29,6 +29,8 @@ def print_token(issued: Any, bindings: Bindings | None, output: TokenFormat, tol
 
         print_data({"bearer": issued.bearer, "token": document("mcptoken", token, bindings=bindings)}, output)
         return
+    if token.quota is not None:
+        more = (f"Its quota: {token.quota}", *more)
     if bindings:
         more = (f"It may: {'; '.join(map(str, bindings))}", *more)
     first = f'mcptoken "{token.name}" of project "{token.project}" {told}; it {_lasts(token.expires_at)}.'

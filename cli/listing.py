@@ -21,7 +21,7 @@ def table(resource: Resource, items: Sequence[Any], *, wide: bool = False) -> tu
 
 
 async def filled(opened: Session, wanted: Wanted, items: Sequence[Any]) -> list[Any]:
-    """Return items with what only the wide table shows of them."""
+    """Return items with what only tables show of them."""
     if wanted.resource.beside is None:
         return list(items)
     module, _, function = wanted.resource.beside.partition(":")
@@ -72,7 +72,7 @@ async def details(opened: Session, resource: Resource, item: Any) -> dict[str, o
     if resource.name == "server":
         from mcpctl.cli import server_states  # noqa: PLC0415 - of servers alone
 
-        members["Routers"] = await server_states.details(opened, item.spec.name) or "none answers: see mcpctl status"
+        members["Routers"] = await server_states.details(opened, item.spec) or "none answers: see mcpctl status"
     return members
 
 
@@ -91,6 +91,7 @@ async def _token_details(opened: Session, item: Any) -> dict[str, object]:
         "Id": item.id,
         "Created at": item.created_at,
         "Expires at": item.expires_at,
+        "Quota": item.quota,
     }
     if item.revoked_at is not None:
         found["Revoked at"] = item.revoked_at

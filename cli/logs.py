@@ -121,4 +121,6 @@ async def _demand_log(opened: Session, name: str) -> None:
 
 async def _look(opened: Session, name: str, after: dict[str, int], limit: int) -> list[ServerLog]:
     asked = checked(router.ReadLog, bearer=opened.context.bearer or "", name=name, after=after, limit=limit)
-    return await opened.bus.ask_everyone(router.read_log, asked, patience=PATIENCE)
+    answers = await opened.bus.ask_everyone(router.read_log, asked, patience=PATIENCE)
+    of_sites = {log.router: log for answer in answers for log in answer.sites}  # each router tells of the same ones
+    return [*(log for log in answers if log.known or not of_sites), *of_sites.values()]

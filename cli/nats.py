@@ -52,6 +52,10 @@ def config(
     route: Annotated[
         list[str] | None, typer.Option(metavar="HOST:PORT", help="A server of the cluster; all of them, this one too.")
     ] = None,
+    cluster_listen: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where it listens for them (default: as for clients, at port 6222)."),
+    ] = None,
     auditor: Annotated[
         str | None, typer.Option(metavar="NAME", help="Give somebody a credential that hears audit events alone.")
     ] = None,
@@ -62,7 +66,8 @@ def config(
 ) -> None:
     """Write nats.conf, accounts.conf, and the keys of all users that are missing.
 
-    Keys are never replaced; accounts.conf always is; nats.conf is yours once it is there.
+    Keys are never replaced; accounts.conf always is; nats.conf is yours once it is there. The servers of a cluster
+    have NAME.conf each instead, and cluster.conf together.
 
     \b
     Examples:
@@ -70,6 +75,7 @@ def config(
       mcpctl nats config --folder bus --listen 0.0.0.0:4222
       mcpctl nats config --folder bus --auditor ops
       mcpctl nats config --folder bus --auditor shop-team --project shop
+      mcpctl nats config --folder bus --name a --listen 0.0.0.0:4222 --route a:6222 --route b:6222 --route c:6222
     """  # noqa: D301 - \b keeps the examples' lines apart
     folder = folder.expanduser().absolute()
     keys = folder / "keys"
@@ -77,18 +83,23 @@ def config(
     host, port = _host_and_port(listen)
     tls = _tls(folder, certificate, key)
     routes = tuple(route or ())
-    if routes and (name is None or not all(ROUTE.fullmatch(item) for item in routes)):
-        raise CliError("a server of a cluster has a --name, and each --route is HOST:PORT", USAGE)
-    wanted = Listen(port, store or folder / "streams", host, power_safe, tls, name, routes)
+    if bool(routes) != (name is not None) or not all(ROUTE.fullmatch(item) for item in routes):
+        raise CliError("a server of a cluster has a --name and a --route HOST:PORT for each, itself too", USAGE)
+    if name is not None and not is_label(name):
+        raise CliError(f"{name!r} is no name: small letters, digits and hyphens", USAGE)
+    cluster = None if cluster_listen is None else _host_and_port(cluster_listen, "--cluster-listen")
+    store = store or folder / "streams" / (name or "")
+    wanted = Listen(port, store, host, power_safe, tls, name, routes, cluster)
     try:
         nats_config.write_keys(keys, *([listener] if listener else ()))
         nats_config.write_accounts(folder, keys)
-        path = folder / "nats.conf"
+        path = folder / wanted.file
         text = nats_config.render(wanted)
         asked = listener is None or not path.exists()
         if asked and path.exists() and path.read_text() != text and not force:
             raise CliError(f"{path} is there and is another one: edit it, or replace it with --force")
         if asked:
+            nats_config.write_cluster(folder, wanted, keys)
             path.write_text(text)
     except OSError as error:
         raise CliError(f"cannot write {error.filename or folder}: {error.strerror}") from error
@@ -168,19 +179,22 @@ def provision_streams(
     replicas: Annotated[int, typer.Option(min=1, max=5, metavar="N", help="Servers that hold each stream.")] = 1,
     ca: Annotated[Path | None, typer.Option(metavar="FILE", help="The CA that signed the bus's certificate.")] = None,
 ) -> None:
-    """Create the streams that are missing on a new bus; what is there stays as it is.
+    """Create the streams that are missing, and bring those with fewer copies to as many as are asked for.
+
+    It returns once all copies are current.
 
     \b
     Examples:
       mcpctl nats provision --nats-url tls://nats.example.org:4222 --keys bus/keys --ca bus/ca.pem --replicas 3
     """  # noqa: D301 - \b keeps the examples' lines apart
     try:
-        asyncio.run(provision.provision(nats_url, keys, replicas=replicas, ca=ca))
+        lines = asyncio.run(provision.provision(nats_url, keys, replicas=replicas, ca=ca))
     except BusError as error:
         raise explain(error, None) from error
     except (OSError, ValueError) as error:
         raise CliError(f"cannot use the keys in {keys}: {error}") from error
-    say("the streams are there")
+    for line in lines:
+        say(line)
 
 
 def _of_server(file: Path) -> list[str]:
@@ -213,11 +227,11 @@ def _auditor(name: str | None, project: str | None) -> Auditor | None:
     return Auditor(name, project)
 
 
-def _host_and_port(listen: str) -> tuple[str, int]:
+def _host_and_port(listen: str, option: str = "--listen") -> tuple[str, int]:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     if not port.isdigit() or not 0 < int(port) < 65536 or not HOST.fullmatch(host):
-        raise CliError("--listen is HOST:PORT, such as 0.0.0.0:4222", USAGE)
+        raise CliError(f"{option} is HOST:PORT, such as 0.0.0.0:4222", USAGE)
     return host, int(port)
 
 

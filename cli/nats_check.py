@@ -109,10 +109,12 @@ def _encryption(config: Setting) -> Iterator[Finding]:
     cluster = config.get("cluster")
     if cluster is not None and isinstance(cluster.value, dict):
         where = cluster.get("listen", "host", "net") or cluster
+        if cluster.get("authorization") is None:
+            yield Finding(cluster, "any server may join the cluster", "include cluster.conf of mcpctl nats config")
         if not is_loopback(_host(where.text)):
             yield from _unencrypted(cluster, where, "other servers beyond loopback")
             if (tls := cluster.get("tls")) is not None and not ((verify := tls.get("verify")) and verify.on):
-                yield Finding(tls, "any server may join the cluster", "add ca_file and verify: true")
+                yield Finding(tls, "it asks the cluster's servers for no certificate", "add ca_file and verify: true")
 
 
 def _unencrypted(holder: Setting, where: Setting, who: str) -> Iterator[Finding]:

@@ -107,6 +107,12 @@ def actor(
     nats_keys: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of the actors' keys for the bus.")
     ] = None,
+    nats_token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with the bearer of a router at a site.")
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option(metavar="SITE", help="Site of a router that runs beside its upstreams.")
+    ] = None,
     data: DataDir = None,
     database_url: DatabaseUrl = None,
     anonymous_edge: Annotated[
@@ -119,6 +125,7 @@ def actor(
     Examples:
       mcpctl run actor token rbac catalog session audit --nats-keys keys --data /srv/mcpctl
       mcpctl run actor router --nats-url nats://bus:4222 --nats-keys keys
+      mcpctl run actor router --nats-url wss://bus.example --nats-token-file lab.token --site lab
     """  # noqa: D301 - \b keeps the examples' lines apart
     from mcpctl.bus.contract import ACTORS  # noqa: PLC0415 - the other commands do without
 
@@ -129,6 +136,8 @@ def actor(
         ["mcpctl.actors", *names],
         MCPCTL_NATS_URL=nats_url,
         MCPCTL_NATS_KEYS=nats_keys,
+        MCPCTL_NATS_TOKEN_FILE=nats_token_file,
+        MCPCTL_ROUTER_SITE=site,
         MCPCTL_DATA_DIR=data,
         MCPCTL_DATABASE_URL=database_url,
         MCPCTL_BUS_ANONYMOUS_EDGE=anonymous_edge,

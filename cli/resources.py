@@ -35,7 +35,7 @@ class Resource:
 
     `instead` says what to do where a verb is not for this noun. `belongs` tells whether an item is one of a project's,
     where `-p` narrows a list that is not a project's own. `lister` (`<module>:<function>`) lists what no actor keeps;
-    `beside` adds to its items what only the wide table shows. `data` is what JSON and YAML show of an item for which
+    `beside` adds to its items what only tables show. `data` is what JSON and YAML show of an item for which
     there is no document: such a noun is no part of `get all`.
     """
 
@@ -150,6 +150,7 @@ RESOURCES = (
             Column("NAMING", lambda p: p.spec.naming, wide=True),
             Column("GATE", lambda p: p.spec.gate.mode if p.spec.gate else None, wide=True),
             Column("MAX TTL", lambda p: p.spec.max_token_ttl, by=lambda p: p.spec.max_token_ttl_seconds, wide=True),
+            Column("QUOTA", lambda p: p.spec.quota, wide=True),
             LABELS,
         ),
         {
@@ -172,9 +173,10 @@ RESOURCES = (
             Column("PROJECTS", lambda s: s.projects),
             AGE,
             Column("TARGET", _target),
-            Column("STATE", lambda s: getattr(s, "state", None), wide=True),
+            Column("STATUS", lambda s: getattr(s, "status", None)),
             Column("PREFIX", lambda s: s.spec.slug, wide=True),
             Column("ISOLATION", lambda s: s.spec.isolation, wide=True),
+            Column("PLACEMENT", lambda s: s.spec.placement, wide=True),
             Column("DESCRIPTION", lambda s: s.spec.description, wide=True),
             LABELS,
         ),
@@ -225,6 +227,7 @@ RESOURCES = (
             Column("STATUS", lambda t: t.status),
             Column("OWNER", lambda t: f"{t.owner.kind}:{t.owner.name}", wide=True),
             Column("DESCRIPTION", lambda t: t.description, wide=True),
+            Column("QUOTA", lambda t: t.quota, wide=True),
         ),
         {"list": "token.list_tokens", "get": "token.describe", "revoke": "token.revoke", "delete": "token.delete"},
         instead={
@@ -261,7 +264,7 @@ RESOURCES = (
         "serviceaccount",
         "serviceaccounts",
         ("sa",),
-        (NAME, GROUPS, AGE, DESCRIPTION, LABELS),
+        (NAME, GROUPS, AGE, Column("ROUTER SITE", lambda a: a.router_site, wide=True), DESCRIPTION, LABELS),
         {
             "list": "token.list_service_accounts",
             "get": "token.get_service_account",

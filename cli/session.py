@@ -82,12 +82,16 @@ async def admitted(context: Context) -> Bus:
             f"{context.source or 'the context'} holds an mcptoken, which is for agents (mcpctl test mcp, mcpctl call): "
             "log in with mcpctl login, or give the bearer of a service account"
         )
+    operator = AdmittedIdentity("operator", context.bearer or "")
     try:
-        return await _connect(context, AdmittedIdentity("operator", context.bearer or ""))
+        return await _connect(context, operator)
     except Unavailable as refusal:
         if "authorization" not in str(refusal).lower():
             raise
-        async with anonymous(context):
+    async with anonymous(context):
+        try:  # a token actor that did not answer in time looks the same as one that refuses
+            return await _connect(context, operator)
+        except Unavailable as refusal:
             raise ended(context) from refusal
 
 

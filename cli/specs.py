@@ -33,6 +33,8 @@ def _differences(before: Any, after: Any, _item: Any) -> Members:
     """Return what is changed alone, so that two who change different members do not undo each other."""
     if getattr(after, "password_hash", None) is not None:
         raise CliError("passwordHash: give a user another password with --password-stdin", USAGE)
+    if getattr(after, "router_site", None) != getattr(before, "router_site", None):
+        raise CliError("routerSite cannot be changed: delete the service account, and create it again", USAGE)
     names = [name for name in type(after).model_fields if getattr(after, name) != getattr(before, name)]
     return {name: getattr(after, name) for name in names}
 

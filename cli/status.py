@@ -46,11 +46,12 @@ class Replica:
     errors: int
     p50_ms: float | None
     checks: dict[str, str]
+    site: str | None = None
 
 
 @dataclass(frozen=True)
 class NatsServer:
-    """The server that this connection leads to, and the others of its cluster that it has named."""
+    """The server that this connection leads to, and the others that it may lead to."""
 
     url: str
     version: str
@@ -95,7 +96,7 @@ class OfBus:
 
 @dataclass
 class Findings:
-    """What was seen. `gateway` and `jetstream` are texts that begin with `ok` or `error`."""
+    """What was seen. `gateway` and `checks` are texts that begin with `ok` or `error`."""
 
     bus: OfBus
     gateway: dict[str, str]
@@ -106,18 +107,18 @@ class Findings:
         return [name for name in EXPECTED if name not in seen]
 
     @property
-    def jetstream(self) -> dict[str, str]:
-        """What actors say of JetStream: the worst word of their replicas."""
+    def checks(self) -> dict[str, str]:
+        """What replicas say of what they depend on (streams, databases, sites): the worst word of each."""
         found: dict[str, str] = {}
         for replica in self.bus.replicas:
             for name, text in replica.checks.items():
                 if name not in found or not text.startswith("ok"):
                     found[name] = text
-        return found
+        return dict(sorted(found.items()))
 
     @property
     def well(self) -> bool:
-        texts = (self.bus.text, *self.gateway.values(), *self.jetstream.values())
+        texts = (self.bus.text, *self.gateway.values(), *self.checks.values())
         return not self.missing and all(text.startswith("ok") for text in texts)
 
     @property
@@ -129,7 +130,7 @@ class Findings:
             "well": self.well,
             "bus": self.bus.text,
             "nats": vars(self.bus.nats) if self.bus.nats else None,
-            "jetstream": self.jetstream,
+            "checks": self.checks,
             "gateway": self.gateway,
             "replicas": [vars(replica) for replica in self.bus.replicas],
             "missing": self.missing,
@@ -160,7 +161,7 @@ async def _nats(bus: Bus) -> NatsServer:
     await bus.ready()
     taken = (time.perf_counter() - began) / 2 * 1000  # it is two round trips
     version = client.connected_server_version
-    others = [url.geturl() for url in client.discovered_servers]
+    others = sorted(url.geturl() for url in client.servers if url != client.connected_url)
     url = client.connected_url.geturl() if client.connected_url else ""
     return NatsServer(url, f"{version.major}.{version.minor}.{version.patch}", round(taken, 1), others)
 
@@ -195,6 +196,7 @@ def _replica(answer: dict[str, Any]) -> Replica:
         errors=sum(e["num_errors"] for e in endpoints),
         p50_ms=round(sum(count * p50 for count, p50 in known) / total, 2) if total else None,
         checks=answer.get("checks") or {},
+        site=(answer.get("metadata") or {}).get("site"),
     )
 
 
@@ -228,7 +230,7 @@ def _show(findings: Findings) -> None:
     say(f"bus       {plain(findings.bus.text)}")
     for url in findings.bus.nats.others if findings.bus.nats else ():
         say(f"          also {plain(url)}")
-    lines = findings.jetstream | findings.gateway
+    lines = findings.checks | findings.gateway
     width = max([9, *map(len, lines)])
     for name, text in lines.items():
         say(f"{name:<{width}} {plain(text)}")
@@ -236,7 +238,7 @@ def _show(findings: Findings) -> None:
     rows: list[tuple[object, ...]] = [
         (
             r.name,
-            "ok",
+            "ok" if r.site is None else f"ok, site {r.site}",
             r.id,
             r.version,
             span(r.uptime_seconds),

@@ -51,7 +51,27 @@ class Part:
 
     process: asyncio.subprocess.Process | None = field(default=None, init=False)
     started_at: float = field(default=0.0, init=False)
+    _prepared: IO[bytes] | None = field(default=None, init=False)
+    """while it is held back: where it will say that it is ready"""
+    _hold: IO[bytes] | None = field(default=None, init=False)
+    """what is closed to let it begin"""
     _copying: asyncio.Task[None] | None = field(default=None, init=False)
+
+    async def prepare(self) -> None:
+        """Let it load its program, which takes longest; it begins with `start`, which also tells what went wrong."""
+        held, hold = os.pipe()
+        self._hold = os.fdopen(hold, "wb", 0)
+        try:
+            self._prepared = await self._launch(held)
+        except OSError:
+            self._let_go()
+        finally:
+            os.close(held)
+
+    def _let_go(self) -> None:
+        for pipe in filter(None, (self._hold, self._prepared)):
+            pipe.close()
+        self._hold = self._prepared = None
 
     async def start(self) -> None:
         """Start it, and return when it is ready. Raises `CliError` with its last words where it ends before."""
@@ -68,30 +88,41 @@ class Part:
 
     async def _start(self) -> bool:
         """Return true once it is ready, false where it never will be."""
-        _put_aside(self.log)
-        with self.log.open("ab") as log:
-            reading, writing = os.pipe()
-            with os.fdopen(reading, "rb", 0) as pipe:
-                try:
-                    self.process = await self._spawn(log, writing)
-                finally:
-                    os.close(writing)
-                self.started_at = time.monotonic()
-                if self.process.stdout is not None:
-                    self._copying = asyncio.create_task(_copy(self.process.stdout, self.name, self.log))
-                return await (self._probed(self.probe) if self.probe else _said(pipe))
+        pipe, self._prepared = self._prepared or await self._launch(), None
+        self._let_go()
+        with pipe:
+            return await (self._probed(self.probe) if self.probe else _said(pipe))
 
-    async def _spawn(self, log: IO[bytes], writing: int) -> asyncio.subprocess.Process:
+    async def _launch(self, held: int | None = None) -> IO[bytes]:
+        """Start the process, and return the pipe in which it says that it is ready."""
+        _put_aside(self.log)
+        reading, writing = os.pipe()
+        pipe = os.fdopen(reading, "rb", 0)
+        try:
+            with self.log.open("ab") as log:
+                self.process = await self._spawn(log, writing, held)
+        except OSError:
+            pipe.close()
+            raise
+        finally:
+            os.close(writing)
+        self.started_at = time.monotonic()
+        if self.process.stdout is not None:
+            self._copying = asyncio.create_task(_copy(self.process.stdout, self.name, self.log))
+        return pipe
+
+    async def _spawn(self, log: IO[bytes], writing: int, held: int | None) -> asyncio.subprocess.Process:
         environment = os.environ if self.environment is None else self.environment
+        descriptors = {"MCPCTL_READY_FD": writing} | ({} if held is None else {"MCPCTL_START_FD": held})
         return await asyncio.create_subprocess_exec(
             *self.argv,
-            env={**environment, "MCPCTL_READY_FD": str(writing)},
+            env={**environment, **{name: str(number) for name, number in descriptors.items()}},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE if self.echo else log,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=die_with_parent,
-            pass_fds=(writing, *self.inherited),
+            pass_fds=(*descriptors.values(), *self.inherited),
         )
 
     async def _probed(self, probe: Callable[[], Awaitable[bool]]) -> bool:
@@ -105,6 +136,7 @@ class Part:
         """Ask it to end, and return when it has: killed, if it takes longer than its grace."""
         if self.process is not None and self.process.returncode is None:
             await self._end(self.process)
+        self._let_go()
         if self._copying is not None:
             await asyncio.wait({self._copying}, timeout=LAST_LINES)
 
@@ -133,9 +165,14 @@ class Supervisor:
         self._parts: list[Part] = []
         self._watches: list[asyncio.Task[None]] = []
 
+    async def prepare(self, *parts: Part) -> None:
+        """Let parts load their programs side by side, before it is their turn to start."""
+        self._parts += parts
+        await asyncio.gather(*(part.prepare() for part in parts))
+
     async def start(self, *parts: Part) -> None:
         """Start parts side by side and watch them from then on. Raises `CliError` for the first that does not start."""
-        self._parts += parts
+        self._parts = [*(part for part in self._parts if part not in parts), *parts]
         try:
             async with asyncio.TaskGroup() as group:
                 for part in parts:

@@ -26,6 +26,8 @@ STATEFUL_ACTORS = ("token", "rbac", "catalog", "session", "audit")
 OWN_VARIABLES = ("MCPCTL_TOKEN", "MCPCTL_CONFIG", "MCPCTL_CONTEXT", "MCPCTL_NATS_TOKEN", "MCPCTL_NATS_TOKEN_FILE")
 """Settings of the CLI, or of other installations: not for the children."""
 
+METRICS_ORDER = ("gateway", "actors", "router")
+
 OPEN_TO_ITS_USER = {"MCPCTL_UPSTREAM_NETWORKS": OPEN, "MCPCTL_STDIO_COMMANDS": "*"}
 """What holds on one's own machine unless the environment says otherwise: its user may reach and start these anyway."""
 
@@ -119,21 +121,22 @@ class Installation:
 
     async def _start_parts(self) -> None:
         self._first_user.prepare()
+        actors = self._python("actors", "mcpctl.actors", *STATEFUL_ACTORS)
+        router = self._python("router", "mcpctl.actors", "router")
+        gateway = self._python("gateway", "mcpctl.gateway")
+        await self._supervisor.prepare(actors, router, gateway)
         await self._supervisor.start(self._adopt(self._nats.part(self._log("nats-server"))))
         await provision.provision(self._nats.url, self._nats.keys)
         self._folder.remember(nats_port=self._nats.port)
-        await self._supervisor.start(
-            self._python("actors", "mcpctl.actors", *STATEFUL_ACTORS),
-            self._python("router", "mcpctl.actors", "router"),
-        )
+        await self._supervisor.start(actors, router)
         upstreams = self._demo.parts() if self._demo else []
         # After the actors: until the TokenRegistry answers, the bus admits no gateway.
-        await self._supervisor.start(
-            *(self._adopt(part) for part in upstreams), self._python("gateway", "mcpctl.gateway")
-        )
+        await self._supervisor.start(*(self._adopt(part) for part in upstreams), gateway)
 
     def _python(self, name: str, module: str, *arguments: str) -> Part:
-        return self._adopt(Part(name, (sys.executable, "-m", module, *arguments), self._log(name)))
+        part = self._adopt(Part(name, (sys.executable, "-m", module, *arguments), self._log(name)))
+        part.environment = self._environment() | _metrics_port(name)
+        return part
 
     def _adopt(self, part: Part) -> Part:
         part.environment = self._environment()
@@ -172,6 +175,12 @@ def say(line: str) -> None:
     with suppress(OSError):
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
+
+
+def _metrics_port(part: str) -> dict[str, str]:
+    """Return a port of its own for each part, from `MCPCTL_METRICS_PORT` on: gateway, actors, router."""
+    first = os.environ.get("MCPCTL_METRICS_PORT", "")
+    return {"MCPCTL_METRICS_PORT": str(int(first) + METRICS_ORDER.index(part))} if first.isdigit() else {}
 
 
 def _http_port(options: Options) -> int:

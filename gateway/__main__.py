@@ -12,9 +12,17 @@ import structlog
 from aiohttp import http_parser, web
 from pydantic import ValidationError
 
+from mcpctl.bus import metrics_port
 from mcpctl.bus.connection import cancel, first_fault
 from mcpctl.bus.errors import BusError
-from mcpctl.bus.runtime import configure_logging, demand_environment, give_back_memory, run_loop, tell_ready
+from mcpctl.bus.runtime import (
+    configure_logging,
+    demand_environment,
+    give_back_memory,
+    run_loop,
+    tell_ready,
+    wait_to_start,
+)
 from mcpctl.gateway.app import Gateway
 from mcpctl.gateway.connections import Connections
 from mcpctl.gateway.door import Door, listen
@@ -24,8 +32,6 @@ log = structlog.get_logger()
 
 SOUND_AIOHTTP = (3, 14, 4)
 """Earlier ones decompress in quadratic time (CVE-2026-128131)."""
-
-GRACE_SECONDS = 10.0
 
 
 async def serve(settings: GatewaySettings) -> int:
@@ -45,11 +51,12 @@ async def serve(settings: GatewaySettings) -> int:
     runner = web.AppRunner(
         gateway.app,
         handler_cancellation=True,  # a client that hangs up cancels its call
-        shutdown_timeout=GRACE_SECONDS,
+        shutdown_timeout=settings.grace_ms / 1000,
     )
     await gateway.start()
     await runner.setup()
-    connections = Connections(cast(web.Server, runner.server), settings, gateway.addresses)
+    port = await metrics_port.opened(settings.metrics_host, settings.metrics_port, gateway.missing)
+    connections = Connections(cast(web.Server, runner.server), settings, gateway.addresses, gateway.shedding)
     watching, sweep = asyncio.create_task(door.watch(bus)), asyncio.create_task(connections.sweep())
     try:
         listener = await listen(connections.make, settings)
@@ -57,9 +64,12 @@ async def serve(settings: GatewaySettings) -> int:
         tell_ready(settings.ready_fd)
         closed = asyncio.create_task(bus.closed.wait())
         await asyncio.wait((stopped, closed, watching), return_when=asyncio.FIRST_COMPLETED)
-        listener.close()
         if stop.is_set():
+            gateway.drain()
+            await asyncio.wait((closed,), timeout=settings.drain_ms / 1000)
+            listener.close()
             return 0
+        listener.close()
         log.error("the bus connection is closed for good", reason=door.reason)
         await watching  # it may know why
         return 1
@@ -67,6 +77,7 @@ async def serve(settings: GatewaySettings) -> int:
         await cancel(stopped, watching, sweep)
         await runner.cleanup()
         await gateway.stop()
+        await metrics_port.closed(port)
 
 
 def fault_of_library() -> str | None:
@@ -88,7 +99,9 @@ def main() -> int:
         return 1
     try:
         demand_environment(os.environ)
-        return run_loop(serve(GatewaySettings()))
+        settings = GatewaySettings()
+        wait_to_start(settings.start_fd)
+        return run_loop(serve(settings))
     except ValidationError as error:
         name, _, fault = first_fault(error).partition(": ")
         print(f"Error: setting MCPCTL_{name.upper()}: {fault}", file=sys.stderr)

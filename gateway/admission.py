@@ -32,6 +32,8 @@ class Exchange:
     session: Session | None = None
     session_id: str = ""
     param_headers: dict[str, str] | None = None
+    stream: str = ""
+    """Names a stream of notifications, whichever router it comes from."""
 
     @property
     def is_legacy(self) -> bool:

@@ -4,16 +4,18 @@ import asyncio
 from contextlib import suppress
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from mcpctl.bus.connection import Bus, Tasks
 from mcpctl.bus.contract import PREFIX
 from mcpctl.bus.service import Service
+from mcpctl.gateway.certificate import Certificate
 from mcpctl.gateway.door import Door
 from mcpctl.gateway.endpoint import McpEndpoint
 from mcpctl.gateway.health import Health
 from mcpctl.gateway.rest.api import RestApi
 from mcpctl.gateway.settings import GatewaySettings
+from mcpctl.gateway.shedding import Shedding
 from mcpctl.gateway.streaming import VOUCHES
 
 FIRST_LEASES_SECONDS = 5.0
@@ -29,13 +31,16 @@ class Gateway:
         self._endpoint = McpEndpoint(bus, settings, counts)
         bus.misuse.tell = lambda event: self._endpoint.audit.append_later({"kind": "edge"} | event)
         self._background = Tasks()
-        health = Health(bus, self._endpoint, door)
+        self._health = health = Health(bus, self._endpoint, door)
+        self.missing = health.missing
+        self.certificate = Certificate(settings.tls_cert) if settings.tls_cert is not None else None
         asked = self._service.endpoint("rest", f"{PREFIX}.*.*.{bus.caller}", "")
         rest = RestApi(bus, self._endpoint.admission, asked)
         self.app = web.Application(client_max_size=settings.body_limit)
-        self.addresses = self._endpoint.addresses
+        self.addresses, self.shedding = self._endpoint.addresses, Shedding(self._endpoint.plane.turns)
         self.app[VOUCHES] = self._endpoint.vouches
         self.app.on_shutdown.append(self._endpoint.stop_streams)
+        self.app.on_response_prepare.append(self._send_away)
         for path in ("/projects/{project}/mcp", "/projects/{project}/servers/{server}/mcp"):
             self.app.router.add_post(path, self._endpoint.post)
             self.app.router.add_get(path, self._endpoint.get, allow_head=False)
@@ -64,6 +69,15 @@ class Gateway:
             async with asyncio.timeout(FIRST_LEASES_SECONDS):
                 for follower in followers:
                     await follower.first_lease()
+
+    def drain(self) -> None:
+        """Go on to serve, but be ready no more, and end each connection with the answer that it gets."""
+        self._health.stopping = self.shedding.stopping = True
+
+    async def _send_away(self, _request: web.Request, response: web.StreamResponse) -> None:
+        if self._health.stopping:
+            response.headers[hdrs.CONNECTION] = "close"
+            response.force_close()
 
     async def stop(self) -> None:
         await self._background.cancel()

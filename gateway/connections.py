@@ -6,6 +6,7 @@ aiohttp has no time for a head or a body, takes no notice of a client that does 
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Literal, cast
 
@@ -15,8 +16,10 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 
+from mcpctl.bus import measured, metrics
 from mcpctl.gateway.addresses import Addresses, site_of
 from mcpctl.gateway.settings import GatewaySettings
+from mcpctl.gateway.shedding import Shedding
 from mcpctl.gateway.wire import JSON
 
 log = structlog.get_logger()
@@ -33,8 +36,8 @@ Awaited = Literal["head", "body", "reader"]
 class Connections:
     """All open connections: makes each, counts them by address, and ends those that keep the gateway waiting."""
 
-    def __init__(self, server: web.Server, settings: GatewaySettings, addresses: Addresses) -> None:
-        self._server, self._addresses = server, addresses
+    def __init__(self, server: web.Server, settings: GatewaySettings, addresses: Addresses, shedding: Shedding) -> None:
+        self._server, self._addresses, self.shedding = server, addresses, shedding
         self.header_limit, self._most = settings.header_limit, settings.address_connections
         self._seconds: dict[Awaited, float] = {
             "head": settings.header_timeout_ms / 1000,
@@ -44,6 +47,11 @@ class Connections:
         self._idle_seconds, self._header_count = settings.idle_timeout_ms / 1000, settings.header_count
         self._open: set[Connection] = set()
         self._by_address: Counter[str] = Counter()
+        metrics.watch(self)
+
+    def measures(self) -> Iterator[metrics.Measured]:
+        """Yield what metrics tell of connections."""
+        yield measured.CONNECTIONS, len(self._open), ()
 
     def make(self) -> "Connection":
         """Return the protocol of a new connection."""
@@ -118,6 +126,8 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_shed(data):
+            return
         count = self._request_count
         super().data_received(data)
         if self._is_idle():  # nothing but a part of a head has come
@@ -130,6 +140,15 @@ class Connection(web.RequestHandler):
             self._head_size = 0
         if self._upgraded:  # what follows could be read as another request
             self.refuse(400, "an Upgrade is not served")
+
+    def _is_shed(self, data: bytes) -> bool:
+        """Answer a request that is refused unread, if it is all that has come."""
+        if self._head_size or self._wire is None or not self._is_idle():
+            return False
+        answer = self._all.shedding.answer(data)
+        if answer is not None:
+            self._wire.write(answer)
+        return answer is not None
 
     def _is_idle(self) -> bool:
         """Tell whether there is no request, or none yet."""

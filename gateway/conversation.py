@@ -80,9 +80,9 @@ class Conversation:
         except Cancelled:
             return
         except BusError as error:
-            if isinstance(error, NotFound):
-                await self._state_lost(exchange)
             await sink.send(response(exchange.request_id, error=fault_of(error).body))
+            if isinstance(error, NotFound):
+                await self._state_lost(exchange)  # which ends what may be sent
         except ConnectionError:
             raise
         except Exception:  # the stream is open: whatever it is, the client is owed an answer on it

@@ -2,7 +2,9 @@
 
 import asyncio
 import math
+import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -18,6 +20,7 @@ from mcpctl.bus.frames import (
     Cancel,
     Request,
     decode_reply,
+    decode_request,
     encode,
     gateway_subject,
     mcp_subject,
@@ -25,10 +28,14 @@ from mcpctl.bus.frames import (
 )
 from mcpctl.bus.identity import service_inbox
 from mcpctl.gateway.live_call import BUFFER, LiveCall
+from mcpctl.gateway.turns import Turns
 
 SWEEP = 0.25
 SIGN_OF_LIFE = 15.0
 """Seconds without a frame after which the reader is woken all the same."""
+
+PROBE_AFTER = 3.0
+"""Seconds without a frame of a call after which its router is asked whether it is running still."""
 
 OVERTIME = 5.0
 """Seconds past a call's budget after which the gateway itself gives it up."""
@@ -39,6 +46,9 @@ LISTEN = "subscriptions/listen"
 GATEWAY = "gateway-"
 """How names of gateways begin; a router's never does."""
 
+MOVED_TO = 1000
+"""Routers to which calls were moved, each with an inbox of its own, that are remembered."""
+
 LEFT = 4096
 """Ended calls that are remembered, for a router that has not heard of it."""
 
@@ -46,29 +56,38 @@ LEFT = 4096
 class DataPlane:
     """All calls of one gateway. Replies arrive on one subscription whose subject holds 128 random bits.
 
-    `buffer` is how many bytes a call may hold for a client that is slow to read.
+    `buffer` is how many bytes a call may hold for a client that is slow to read, `waiting` how many requests may wait
+    for routers that do not keep up.
     """
 
-    def __init__(self, bus: Bus, *, buffer: int = BUFFER) -> None:
+    def __init__(self, bus: Bus, *, buffer: int = BUFFER, waiting: int = 2048) -> None:
         self._bus, self._buffer = bus, buffer
+        self.turns = Turns(waiting)
         self._inbox = service_inbox(bus.caller)  # below it other gateways may publish too
+        self._moved = service_inbox(bus.caller)
+        self._moved_inboxes: dict[str, str] = {}
         self._calls: dict[str, LiveCall] = {}
         self._left: dict[str, str] = {}
+        self._ended_first: deque[Principal] = deque(maxlen=LEFT)
+        """Whose calls a router has ended because of a change of which this gateway had not heard."""
         self._beats: dict[str, float] = {}
         self._count = 0
         self._reconnects = 0
 
     async def start(self) -> None:
-        await self._bus.receive(f"{self._inbox}.*", self._receive)
+        await self._bus.receive(f"{self._inbox}.*", self._receive, inline=True)
+        await self._bus.receive(f"{self._moved}.*.*", self._receive, inline=True)
 
     @property
     def running(self) -> int:
         return len(self._calls)
 
     async def call(self, head: Request, params: bytes, principal: Principal) -> LiveCall:
-        """Send a request to the routers. Raises `TooLarge`, and `Unavailable` where the bus is away."""
+        """Send a request to the routers, in its turn. Raises `TooLarge`, `Unavailable`."""
+        await self.turns.take(head.project)
         seconds = math.inf if head.method == LISTEN else head.budget / 1000 + OVERTIME
         call = self._begin(encode(head, params), principal, seconds, head.session)
+        call.on_way = True
         await self._send(mcp_subject(head.project, self._bus.caller), call)
         return call
 
@@ -101,8 +120,13 @@ class DataPlane:
             await self._take_other(msg)
             return
         call.take(msg)
+        if call.on_way:
+            call.on_way = False
+            self.turns.leave(late=call.late)
         if call.ended:
             self.forget(call)
+            if call.revoked:
+                self._ended_first.append(call.principal)
         elif call.cancelled and call.router is not None:
             await self.cancel(call)
             self.forget(call)
@@ -111,11 +135,32 @@ class DataPlane:
             await self._send_on(call)
 
     async def _send_on(self, call: LiveCall) -> None:
+        """Send a call to the router that is to have it, in an inbox for the two: it may be in foreign hands.
+
+        Who knows a reply subject could answer the other calls of that inbox. Where that router was not there, ask all
+        others again.
+        """
+        del self._calls[call.key]
+        inbox = self._inbox if call.router is None else self._moved_inbox(call.router)
+        call.key = f"{inbox}.{call.key.rpartition('.')[2]}"
+        self._calls[call.key] = call
+        if call.router is None:
+            subject = mcp_subject(decode_request(call.message)[0].project, self._bus.caller)
+        else:
+            subject = router_subject(call.router, self._bus.caller)
         try:
-            await self._bus.send(router_subject(str(call.router), self._bus.caller), call.message, reply=call.key)
+            await self._bus.send(subject, call.message, reply=call.key)
         except BusError as error:
             call.fail(error)
             self.forget(call)
+
+    def _moved_inbox(self, router: str) -> str:
+        if len(self._moved_inboxes) >= MOVED_TO:
+            del self._moved_inboxes[next(iter(self._moved_inboxes))]
+        return self._moved_inboxes.setdefault(router, f"{self._moved}.{secrets.token_hex(16)}")
+
+    def _may_beat(self, router: str, subject: str) -> bool:
+        return subject.rpartition(".")[0] in (self._inbox, self._moved_inboxes.get(router))
 
     async def _take_other(self, msg: Delivery) -> None:
         """Take a beat; or a frame of a call that is over, of which its router has not heard."""
@@ -124,6 +169,8 @@ class DataPlane:
         except BadRequest:
             return
         if head.kind == "beat" and head.router is not None:
+            if not self._may_beat(head.router, msg.subject):
+                return
             self._beats[head.router] = time.monotonic()
         elif head.kind == "end":
             self._left.pop(msg.subject, None)
@@ -133,13 +180,21 @@ class DataPlane:
                 await self._send_cancel(router, msg.subject)
 
     def forget(self, call: LiveCall) -> None:
-        if self._calls.pop(call.key, None) is not None and not call.ended and call.router is not None:
+        known = self._calls.pop(call.key, None) is not None
+        if call.on_way:
+            call.on_way = False
+            self.turns.leave()
+        if known and not call.ended and call.router is not None:
             if len(self._left) >= LEFT:
                 del self._left[next(iter(self._left))]
             self._left[call.key] = call.router
 
-    def count(self, concerns: Callable[[LiveCall], bool]) -> int:
-        return sum(map(concerns, self._calls.values()))
+    def count(self, concerns: Callable[[Principal], bool]) -> int:
+        """Count the running calls of certain principals, and, once, those that their router was faster to end."""
+        ended_first, self._ended_first = self._ended_first, deque(maxlen=LEFT)
+        self._ended_first.extend(principal for principal in ended_first if not concerns(principal))
+        running = sum(concerns(call.principal) for call in self._calls.values())
+        return running + len(ended_first) - len(self._ended_first)
 
     def end_where(self, concerns: Callable[[LiveCall], bool], failure: BusError) -> None:
         """Fail certain running calls, whatever their router does."""
@@ -158,6 +213,15 @@ class DataPlane:
         cancel = Cancel(session=session, request_id=request_id)
         await self._tell(router_subject(EVERY_ROUTER, self._bus.caller), encode(cancel))
 
+    async def _probe(self, call: LiveCall, now: float) -> None:
+        """Ask from time to time whether a call that has been silent is running still: its `end` may have been lost."""
+        router = call.router
+        if router is None or router.startswith(GATEWAY) or call.deadline == math.inf or call.ended:
+            return
+        if now - max(call.heard or now, call.probed) > PROBE_AFTER:
+            call.probed = now
+            await self._tell(router_subject(router, self._bus.caller), encode(Cancel(reply=call.key, probe=True)))
+
     async def _send_cancel(self, router: str, key: str) -> None:
         if router.startswith(GATEWAY):
             await self.tell_gateway(router, peer_frames.Leave(key))
@@ -174,17 +238,25 @@ class DataPlane:
 
     async def sweep(self) -> None:
         """For ever: fail the calls whose router is silent."""
+        late = False
         while True:
+            due = time.monotonic() + SWEEP
             await asyncio.sleep(SWEEP)
-            back = self._was_away()
             now = time.monotonic()
+            # A process that stood still has not read what came meanwhile: it judges nobody's silence before it has.
+            late = now - due > SWEEP and not late
+            if late:
+                continue
+            back = self._was_away()
             for router in [router for router, heard in self._beats.items() if now - heard > SILENCE_LIMIT]:
                 del self._beats[router]
             for call in list(self._calls.values()):
                 if self._is_lost(call, now, back=back):
                     await self.cancel(call)
                     self.forget(call)
-                elif now - call.waiting_since > SIGN_OF_LIFE:
+                    continue
+                await self._probe(call, now)
+                if now - call.waiting_since > SIGN_OF_LIFE:
                     call.poke()
 
     def _was_away(self) -> bool:
@@ -205,7 +277,7 @@ class DataPlane:
             return True
         silence = now - max(call.heard, self._beats.get(call.router or "", 0.0))
         if silence > (1.5 * BEAT_EVERY if back else SILENCE_LIMIT):
-            call.fail(Unavailable("the router that had the request is gone; it may have been carried out"))
+            call.lose()
         elif back and call.deadline == math.inf:
             call.fail(Unavailable("the bus was away"))
         elif now > call.deadline:

@@ -1,6 +1,7 @@
 """The gateway's way onto the bus: it waits where nobody answers, says why, and leaves where it is not wanted."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import cast
@@ -10,6 +11,7 @@ import structlog
 from aiohttp import web
 
 import mcpctl
+from mcpctl.bus.bearer import digest
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.errors import Unauthenticated, Unavailable
 from mcpctl.bus.identity import AdmittedIdentity
@@ -23,6 +25,8 @@ REFUSED = (
     "the bus does not accept this gateway's credential: it is unknown, expired or revoked "
     "(MCPCTL_NATS_TOKEN, MCPCTL_NATS_TOKEN_FILE)"
 )
+REFUSED_POD = "it refuses this pod's token: the log of the token actor says why"
+RENEW_AGAIN_SECONDS = 5.0
 NO_CREDENTIAL = "the bus admits no gateway without a credential: set MCPCTL_NATS_TOKEN_FILE"
 
 
@@ -31,7 +35,10 @@ class Door:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
-        self._identity = AdmittedIdentity("gateway", settings.bus_bearer(), ca=settings.nats_ca)
+        bearer, file = settings.bus_bearer(), settings.nats_token_file
+        self._identity = AdmittedIdentity("gateway", bearer, ca=settings.nats_ca, file=file)
+        self._presented = ""  # the digest of the bearer
+        self._renew_after = 0.0
         self.reason = ""
 
     async def enter(self) -> Bus:
@@ -57,11 +64,30 @@ class Door:
             await asyncio.sleep(AGAIN_SECONDS)
             if bus.client.is_connected:
                 self.reason = ""
+                await self._renew(bus)
             else:
                 await self._understand(bus.client.last_error)
         await self._understand(bus.client.last_error)
 
+    async def _renew(self, bus: Bus) -> None:
+        """Present the bearer that stands in the file by now: the one before may end, and the connection with it."""
+        try:
+            found = digest(self._identity.current())
+        except (OSError, ValueError):
+            return  # it is being replaced
+        if found == self._presented or time.monotonic() < self._renew_after:
+            return
+        try:
+            await bus.renew()
+        except (Unavailable, TimeoutError) as error:
+            self._renew_after = time.monotonic() + RENEW_AGAIN_SECONDS
+            log.warning("the new credential is not taken", reason=str(error), file=str(self._identity.file))
+        else:
+            self._presented = found
+            log.info("credential renewed", caller=bus.caller)
+
     async def _connect(self) -> Bus:
+        self._presented = digest(self._identity.current())
         bus = await Bus.connect(self._settings.nats_url, self._identity)
         self.reason = ""
         return bus
@@ -75,11 +101,16 @@ class Door:
             self.reason = NOBODY_ADMITS
             if await self._admits(AdmittedIdentity("login", ca=self._settings.nats_ca)):
                 # Perhaps since a moment ago.
-                if not await self._admits(self._identity):
+                refused = not await self._admits(self._identity)
+                if refused and not self._is_replaced():
                     raise Unauthenticated(REFUSED if self._identity.bearer else NO_CREDENTIAL)
-                self.reason = ""
+                self.reason = REFUSED_POD if refused else ""
         if self.reason != before:
             log.warning("not on the bus", url=self._settings.nats_url, reason=self.reason)
+
+    def _is_replaced(self) -> bool:
+        """Tell whether the credential is one that others issue and put anew into its file: it is waited for."""
+        return self._identity.file is not None and self._identity.current().count(".") == 2  # a JWT
 
     async def _admits(self, identity: AdmittedIdentity) -> bool:
         """Tell whether somebody is let in, if nothing else but his credential can keep him out."""

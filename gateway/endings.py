@@ -44,7 +44,7 @@ class Endings:
 
     def _end(self, concerns: Callable[[Principal], bool], failure: BusError) -> int:
         """End all that certain principals have here, and return how many calls and streams that were."""
-        running = self._plane.count(lambda call: concerns(call.principal))
+        running = self._plane.count(concerns)
         self._streams.end_where(concerns, failure)  # first: a listen that fails without it begins anew
         self._listens.end_where(concerns, failure)
         self._logs.drop_where(lambda log: concerns(log.principal))

@@ -1,16 +1,18 @@
 """The MCP endpoint: `/projects/<project>/mcp`, and `…/servers/<server>/mcp` for a single server of it."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import structlog
 from aiohttp import web
 from msgspec import UNSET
 
+from mcpctl.bus import measured, metrics
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.errors import BusError, NotFound, TooLarge, Unavailable
 from mcpctl.bus.mcp_messages import INTERNAL_ERROR, INVALID_REQUEST, LEGACY, Envelope, Params
+from mcpctl.bus.metrics import OTHER
 from mcpctl.bus.principals import Principals
 from mcpctl.bus.service import Endpoint
 from mcpctl.gateway import legacy, modern
@@ -32,9 +34,11 @@ from mcpctl.gateway.server_requests import ServerRequests
 from mcpctl.gateway.sessions import Sessions
 from mcpctl.gateway.settings import GatewaySettings
 from mcpctl.gateway.stream_limit import StreamLimit
+from mcpctl.gateway.turns import too_busy
 from mcpctl.gateway.wire import (
     EVENT_STREAM,
     JSON,
+    NO_ID,
     Fault,
     accepted,
     accepts,
@@ -48,6 +52,11 @@ from mcpctl.gateway.wire import (
 
 log = structlog.get_logger()
 
+METHODS = frozenset({"GET", "POST", "DELETE"})
+MCP = ("mcp",)
+REASONS = {401: "bearer", 403: "access", 404: "access", 421: "host", 429: "limit", 503: "unavailable"}
+"""What requests are turned away for, by the status of the answer; other statuses are about the request itself."""
+
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -60,7 +69,7 @@ class McpEndpoint:
             bus, positive_ttl_ms=settings.token_positive_ttl_ms, negative_ttl_ms=settings.token_negative_ttl_ms
         )
         self.sessions = Sessions(bus)
-        self.plane = DataPlane(bus, buffer=settings.call_buffer)
+        self.plane = DataPlane(bus, buffer=settings.call_buffer, waiting=settings.waiting_requests)
         self.audit = AuditWriter(bus.client, bus.caller)
         self.addresses = Addresses(settings.trusted_proxies)
         refusals = Refusals(settings.address_refusals)
@@ -78,6 +87,14 @@ class McpEndpoint:
         self._legacy = LegacyRequests(self.sessions, self._relay, self.peers)
         self._endings = Endings(self.plane, requests, self.logs, self._streams, self._listens)
         self._endings.follow(self.principals.follower, self.sessions.follower)
+        metrics.watch(self)
+
+    def measures(self) -> Iterator[metrics.Measured]:
+        """Yield what metrics tell of this gateway."""
+        yield measured.STREAMS, self._open.count, ()
+        yield measured.SESSIONS, self.sessions.count, ()
+        yield measured.RUNNING, self.plane.running, ()
+        yield measured.WAITING, self.plane.turns.waiting, ()
 
     # --- HTTP methods ---
 
@@ -85,14 +102,22 @@ class McpEndpoint:
         """Carry one JSON-RPC message to the bus, and its answer back."""
         started = time.perf_counter()
         answer = await self._guarded(self._post, request)
+        if isinstance(answer, web.Response):  # a stream lasts as long as it likes
+            measured.HTTP_SECONDS.observe(MCP, time.perf_counter() - started)
         error = f"HTTP {answer.status}" if answer.status >= 500 else ""
         self._counts.count(time.perf_counter() - started, error)
         return answer
 
     async def _guarded(self, serve: Serve, request: web.Request) -> web.StreamResponse:
+        answer = await self._caught(serve, request)
+        measured.HTTP_REQUESTS.add(("mcp", request.method if request.method in METHODS else OTHER, str(answer.status)))
+        return answer
+
+    async def _caught(self, serve: Serve, request: web.Request) -> web.StreamResponse:
         try:
             answer = await serve(request)
         except Fault as fault:
+            measured.REFUSALS.add((REASONS.get(fault.status, "request"),))
             return render(fault)
         except ConnectionError:  # gone, or cut off
             return web.Response(status=499)
@@ -110,6 +135,9 @@ class McpEndpoint:
     async def _post(self, request: web.Request) -> web.StreamResponse:
         exchange = await self.admission.admit(request)
         message, request_id = await self._read(request)
+        asks = request_id is not None and message.method is not UNSET
+        if asks and not self.plane.turns.has_room(exchange.project):
+            raise fault_of(too_busy(), request_id or NO_ID)
         params = read_params(message, request_id)
         if _is_modern(request, params):
             return await self._post_modern(exchange, message, request_id, params)

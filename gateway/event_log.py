@@ -196,7 +196,10 @@ class Reader:
         log.passed(self.number)
         if (event := self._next()) is None:
             self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
             event = self._next()
         if event is not None:
             self.number = event[0]
@@ -218,7 +221,8 @@ class Reader:
     poke = wake
 
     def cut(self) -> None:
-        if (self._waiter is None or self._waiter.done()) and self._cut_off is not None:
+        """Cut the client off that does not read; one whose reader is awake already is told in its turn."""
+        if self._waiter is None and self._cut_off is not None:
             self._cut_off()
 
 

@@ -68,13 +68,15 @@ class GetStream:
         self._count = 0
 
     async def run(self, *, resumed: bool) -> web.StreamResponse:
-        """Write what is heard until the stream is ended, or the client hangs up."""
+        """Write what is heard until the stream is ended, or the client hangs up. Raises `BusError` if refused."""
         if resumed:
             self.listening.hint()
         http: web.StreamResponse | None = None
         begun = asyncio.create_task(self.listening.begin())
         try:
             await asyncio.wait((begun,), timeout=HEARS_WITHIN)
+            if begun.done():
+                begun.result()
             stream = await EventStream.open(self.exchange.http)
             http = stream.http
             if self._prefix:
@@ -83,6 +85,8 @@ class GetStream:
                 await stream.keep_alive()
             await self._write(stream, begun)
         except BusError as error:
+            if http is None:
+                raise
             log.debug("session stream ended", reason=str(error))
             with suppress(ConnectionError):
                 await stream.close()

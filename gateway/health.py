@@ -25,6 +25,7 @@ class Health:
 
     def __init__(self, bus: Bus, endpoint: McpEndpoint, door: Door) -> None:
         self._bus, self._endpoint, self._door = bus, endpoint, door
+        self.stopping = False
         self._seen: tuple[float, frozenset[str]] | None = None
         self._asking = asyncio.Lock()
 
@@ -33,18 +34,25 @@ class Health:
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """Answer 200 where a call could be served now, else 503 with what is missing."""
+        missing = await self.missing()
+        if missing:
+            return _json(503, {"status": "unready", "missing": missing})
+        present = await self._present()
+        return _json(200, {"status": "ok" if "audit" in present else "degraded", "actors": sorted(present)})
+
+    async def missing(self) -> list[str]:
+        """Return what a call would need that is not there."""
+        if self.stopping:
+            return ["stopping"]
         if not self._bus.client.is_connected:
-            reason = f"bus ({self._door.reason})" if self._door.reason else "bus"
-            return _json(503, {"status": "unready", "missing": [reason]})
+            return [f"bus ({self._door.reason})" if self._door.reason else "bus"]
         present = await self._present()
         missing: list[str] = sorted(NEEDED - present)
         followers = (self._endpoint.principals.follower, self._endpoint.sessions.follower)
         missing += [f"lease of {follower.feed.actor}" for follower in followers if not follower.trusted]
         if not self._endpoint.audit.healthy:
             missing.append("audit stream")
-        if missing:
-            return _json(503, {"status": "unready", "missing": missing})
-        return _json(200, {"status": "ok" if "audit" in present else "degraded", "actors": sorted(present)})
+        return missing
 
     async def _present(self) -> frozenset[str]:
         async with self._asking:

@@ -8,13 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
+
 from mcpctl.bus.connection import Delivery
 from mcpctl.bus.contracts.token import Principal
-from mcpctl.bus.errors import BusError, TooLarge, Unavailable
-from mcpctl.bus.frames import MOVES, Reply, decode_reply
+from mcpctl.bus.errors import BusError, TooLarge, Unauthenticated, Unavailable
+from mcpctl.bus.frames import MOVES, Reply, decode_reply, decode_request, encode
 
 BUFFER = 64 * 1024 * 1024
 """Bytes of frames that one call may hold back for a slow client; past that the call ends with an error."""
+
+
+REVOKED = (Unauthenticated.code, "revoked")
 
 
 @dataclass(slots=True)
@@ -46,6 +51,7 @@ class LiveCall:
         "_buffered",
         "_failure",
         "_frames",
+        "_gone",
         "_number",
         "_otherwise",
         "_parts",
@@ -58,10 +64,14 @@ class LiveCall:
         "ended",
         "heard",
         "key",
+        "late",
         "message",
         "moved",
         "moves",
+        "on_way",
         "principal",
+        "probed",
+        "revoked",
         "router",
         "session",
         "started",
@@ -83,8 +93,11 @@ class LiveCall:
         self.started = time.monotonic()
         self.heard: float | None = None
         self.deadline = self.started + seconds
+        self.probed = 0.0
         self.router: str | None = None
-        self.ended = self.cancelled = self.moved = self._aborted = False
+        self.ended = self.revoked = self.cancelled = self.moved = self._aborted = False
+        self.on_way = self.late = False
+        """Whether no router has reacted yet; and whether the one that did was late to begin."""
         self.moves = 0
         self.eager = False
         """Lets `next` return None once when the call is accepted, for a reader that shows it to its client."""
@@ -94,6 +107,7 @@ class LiveCall:
         self._buffer, self._buffered, self._number = buffer, 0, 0
         self._failure: BusError | None = None
         self._otherwise = b""
+        self._gone: tuple[str, str] | None = None
         self._waiter: asyncio.Future[bool] | None = None
         self.waiting_since = self.started
         self.cut_off: Callable[[], None] | None = None
@@ -112,7 +126,11 @@ class LiveCall:
                 return None
             self.waiting_since = time.monotonic()
             self._waiter = asyncio.get_running_loop().create_future()
-            if await self._waiter:
+            try:
+                idle = await self._waiter
+            finally:
+                self._waiter = None
+            if idle:
                 self.eager = False
                 return None
         frame = self._frames.popleft()
@@ -133,26 +151,28 @@ class LiveCall:
     def take(self, msg: Delivery) -> None:
         """Take a message from the bus."""
         if msg.headers is not None and msg.headers.get("Status") == "503":
-            self.give_up("no router serves requests")
+            self._find_nobody()
             return
         self.heard = time.monotonic()
         head, body = decode_reply(msg.data)
         if head.number != self._number + 1:
             self.fail(Unavailable("frames of the call were lost"))
             return
-        self._number = head.number
+        self._number, self.late = head.number, head.late
         if head.router is not None:
             self.router = head.router
-        if head.fault is not None:
-            self.ended = True
-            self.fail(BusError.of(*head.fault))
+        if head.kind == "moved":
+            self._move(body, head.fault)
+        elif head.fault is not None:
+            self.ended, self.revoked = True, head.number > 1 and head.fault == REVOKED
+            failure = BusError.of(*head.fault)
+            failure.retry_after = head.retry_ms / 1000 or None
+            self.fail(failure)
         elif head.kind in ("msg", "end"):
             self._put(head, body)
         elif head.kind == "part":
             self._parts.append(body)
             self._hold(len(body))
-        elif head.kind == "moved":
-            self._move(body)
         elif self.eager:
             self._wake(idle=True)
 
@@ -166,16 +186,25 @@ class LiveCall:
         self._hold(len(body))
         self._wake()
 
-    def _move(self, otherwise: bytes) -> None:
-        """Begin anew at the router that the frame names."""
+    def _move(self, otherwise: bytes, gone: tuple[str, str] | None) -> None:
+        """Begin anew at the router that the frame names; where it does not answer, the call ends as it says."""
         self.moves += 1
         if self.moves > MOVES:
             self.ended = True
             self.fail(Unavailable("the request was sent from router to router"))
             return
-        self.moved, self._otherwise = True, otherwise
+        self.moved, self._otherwise, self._gone = True, otherwise, gone
         self._number, self._parts = 0, []
         self.heard, self.started = None, time.monotonic()
+
+    def _find_nobody(self) -> None:
+        """Begin anew where the router of a site was not there, of which there may be another; else end the call."""
+        if self._gone is None or self._otherwise or self.moves >= MOVES:
+            self.give_up("no router serves requests")
+            return
+        head, body = decode_request(self.message)
+        self.message = encode(msgspec.structs.replace(head, absent=self.router), body)
+        self.moved, self.router, self.started = True, None, time.monotonic()
 
     def give_up(self, text: str) -> None:
         """End a call that nobody took."""
@@ -184,7 +213,12 @@ class LiveCall:
             self._frames.append(Frame("end", self._otherwise, error=True))
             self._wake()
         else:
-            self.fail(Unavailable(text))
+            self.fail(Unavailable(text) if self._gone is None else BusError.of(*self._gone))
+
+    def lose(self) -> None:
+        """End a call whose router is silent."""
+        where = "" if self._gone is None else f" ({self._gone[1]})"
+        self.fail(Unavailable(f"the router that had the request is gone; it may have been carried out{where}"))
 
     def _hold(self, size: int) -> None:
         self._buffered += size
@@ -204,7 +238,7 @@ class LiveCall:
         self._aborted = True
         self._frames.clear()
         self._parts.clear()
-        reading = self._waiter is not None and not self._waiter.done()
+        reading = self._waiter is not None  # it may be awake already, and has not run yet
         self.fail(failure)
         if not reading and self.cut_off is not None:
             self.cut_off()

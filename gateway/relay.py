@@ -13,7 +13,7 @@ from mcpctl.bus.mcp_messages import same_id
 from mcpctl.gateway import legacy
 from mcpctl.gateway.admission import Exchange
 from mcpctl.gateway.conversation import Conversation, answer_of, is_over
-from mcpctl.gateway.dataplane import DataPlane
+from mcpctl.gateway.dataplane import LISTEN, DataPlane
 from mcpctl.gateway.event_log import EventLog, EventLogs
 from mcpctl.gateway.live_call import Frame, LiveCall
 from mcpctl.gateway.server_requests import ServerRequests
@@ -33,13 +33,15 @@ class Relay:
 
     async def ask(self, exchange: Exchange, method: str, params: bytes) -> LiveCall:
         """Send a request to the routers. Raises `BusError`."""
-        session = exchange.session
+        session, correlation = exchange.session, f"{random.getrandbits(96):024x}"
+        if method == LISTEN:
+            correlation = exchange.stream = exchange.stream or correlation
         head = Request(
             bearer=exchange.bearer,
             project=exchange.project,
             method=method,
             budget=self._budget,
-            correlation=f"{random.getrandbits(96):024x}",
+            correlation=correlation,
             server=exchange.server,
             era="legacy" if session is not None else "modern",
             session=session.key if session is not None else None,

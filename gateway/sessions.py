@@ -24,6 +24,11 @@ class Sessions:
         )
         self.follower.on_change.append(self._changed)
 
+    @property
+    def count(self) -> int:
+        """How many are cached."""
+        return self._cache.count
+
     def _changed(self, change: Change) -> None:
         if change.kind == "session" and change.action != "created":
             self._drop(change.key)

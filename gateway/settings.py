@@ -21,7 +21,11 @@ class GatewaySettings(BaseSettings):
     nats_token: SecretStr | None = Field(
         None, description="A service account's bearer, where the bus asks gateways for one."
     )
-    nats_token_file: Path | None = Field(None, description="File with that bearer, instead.")
+    nats_token_file: Path | None = Field(
+        None,
+        description="File with that bearer, or with the service-account token of a Kubernetes pod; read anew as it "
+        "changes.",
+    )
     nats_ca: Path | None = Field(
         None, description="PEM file of the CAs that may have signed the bus's certificate; default the system's."
     )
@@ -64,6 +68,11 @@ class GatewaySettings(BaseSettings):
     token_streams: int = Field(
         32, ge=0, description="Open streams of changes of one bearer at the most, at one gateway; 0: any number."
     )
+    waiting_requests: int = Field(
+        2048,
+        ge=2,
+        description="Requests that may wait for routers that do not keep up, of one project half; one more is 503.",
+    )
     address_connections: int = Field(
         64,
         ge=0,
@@ -79,8 +88,26 @@ class GatewaySettings(BaseSettings):
         description="Addresses and networks, comma separated, whose `X-Forwarded-For` is believed.",
     )
     call_timeout_ms: int = Field(300_000, ge=100, description="Longest time for one MCP request.")
+    drain_ms: int = Field(
+        0,
+        ge=0,
+        description="How long the gateway goes on to serve after the signal to stop, while `/readyz` says 503: "
+        "longer than a load balancer takes to notice.",
+    )
+    grace_ms: int = Field(10_000, ge=0, description="How long the calls at hand may take after that, in milliseconds.")
     token_positive_ttl_ms: int = Field(30_000, ge=0, description="How long a resolved bearer is kept.")
     token_negative_ttl_ms: int = Field(5_000, ge=0, description="How long a refused bearer is kept.")
+    metrics_host: str = Field("127.0.0.1", description="Address of the port for metrics and probes.")
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of `/metrics`, `/healthz` and `/readyz` for whoever watches this process; none by default.",
+    )
+    start_fd: int | None = Field(
+        None,
+        description="Descriptor whose other end is closed when the process may begin; it loads its program before.",
+    )
     ready_fd: int | None = Field(None, description="Descriptor to which `ready` is written once requests are served.")
 
     @field_validator("allowed_hosts", "trusted_proxies", mode="before")

@@ -20,6 +20,11 @@ class StreamLimit:
         self._most = most
         self._open: dict[str, Counter[Hashable]] = {}
 
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return sum(streams.total() for streams in self._open.values())
+
     @contextmanager
     def one_more(self, exchange: Exchange, key: Hashable) -> Iterator[None]:
         """Count a stream while it is open; one with the same `key` takes its place. Raises `Fault` (429)."""

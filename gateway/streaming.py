@@ -10,6 +10,8 @@ from typing import Self
 import msgspec
 from aiohttp import web
 
+from mcpctl.bus import measured
+
 HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache",
@@ -51,6 +53,7 @@ class EventStream:
 
     async def _write(self, data: bytes) -> None:
         self._demand_vouched()
+        measured.STREAM_BYTES.add(by=len(data))
         await self.http.write(data)
 
     async def prime(self, event_id: str) -> None:

@@ -1,12 +1,13 @@
 """What both eras have in common at the edge: a message is read, an answer or an error is written."""
 
 from functools import lru_cache
+from math import ceil
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Raw
 
-from mcpctl.bus.errors import BadRequest, BusError, Forbidden, Unauthenticated, Unavailable
+from mcpctl.bus.errors import BadRequest, BusError, Forbidden, TooManyRequests, Unauthenticated, Unavailable
 from mcpctl.bus.mcp_messages import (
     HEADER_MISMATCH,
     INTERNAL_ERROR,
@@ -67,10 +68,11 @@ def fault_of(error: BusError | Refused, request_id: bytes = NO_ID) -> Fault:
     if isinstance(error, Refused):
         headers = {"WWW-Authenticate": error.challenge}
         return Fault(error.status, INVALID_REQUEST, str(error), request_id=request_id, headers=headers)
-    headers = {"Retry-After": "1"} if isinstance(error, Unavailable) else {}
+    later = error.retry_after or (1.0 if isinstance(error, Unavailable | TooManyRequests) else 0.0)
+    headers = {"Retry-After": str(ceil(later))} if later else {}
     if isinstance(error, Forbidden):
         headers["WWW-Authenticate"] = 'Bearer realm="mcpctl", error="insufficient_scope"'
-    code = INVALID_REQUEST if isinstance(error, Forbidden | BadRequest) else INTERNAL_ERROR
+    code = INVALID_REQUEST if isinstance(error, Forbidden | BadRequest | TooManyRequests) else INTERNAL_ERROR
     return Fault(error.http_status, code, str(error), request_id=request_id, headers=headers)
 
 

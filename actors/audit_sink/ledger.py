@@ -8,13 +8,16 @@ goes on only from what was signed: where that is something else, the ledger itse
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import Dialect, insert
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlmodel import Session, SQLModel, col, select
 
 from mcpctl.actors.audit_sink import records
 from mcpctl.actors.audit_sink.heads import Notary
-from mcpctl.actors.audit_sink.records import Record
+from mcpctl.actors.audit_sink.records import Accepted, Record
 from mcpctl.actors.audit_sink.rows import ChainRow, EntryRow, PositionRow
 from mcpctl.bus.contracts import audit
 from mcpctl.bus.deliveries import Stored
@@ -140,23 +143,40 @@ def _write(session: Session, notary: Notary, row: PositionRow, found: Sequence[R
     chains = _Chains(session, notary)
     entries, tail = [], []
     last = row.last
-    for record in [*chains.doubts(record.event.project or NO_PROJECT for record in found), *found]:
+    for record in [*chains.doubts({record.event.project or NO_PROJECT for record in found}), *found]:
         event = record.event
         if event.id in known:
             continue
         known.add(event.id)
         last += 1
-        entry = chains.extend(_columns(event, record.text, last), record.text)
-        entries.append(entry)
-        tail.append((event.tail_subject, _payload(entry, record.text)))
+        number, prev, digest = chains.extend(event.project or NO_PROJECT, last, record.text)
+        entries.append(_columns(event, record.text) | {"seq": last, "number": number, "prev": prev, "hash": digest})
+        subject = audit.tail_subject(event.project, event.kind, event.outcome, event.principal)
+        tail.append((subject, _payload(last, number, digest, record.text)))
     if entries:
-        # The plain table: the ORM's own way costs twice the time, and this is the busiest statement of all.
-        session.execute(insert(_LEDGER), entries)
+        _insert(session, entries)
     row.last = last
     if session.is_modified(row) or not row.signature:
         notary.sign_position(row)
         session.add(row)
     return Appended(Position(row.stream, row.seq, row.at, row.last), tail, chains.sign())
+
+
+def _insert(session: Session, entries: Sequence[Columns]) -> None:
+    """Insert rows past SQLAlchemy's own handling of values, which costs as much as the database does."""
+    connection = session.connection()
+    schemas = connection.get_execution_options().get("schema_translate_map") or {}
+    statement, names = _insertion(connection.dialect, schemas.get(None))
+    rows: Sequence[object] = entries if names is None else [tuple(entry[name] for name in names) for entry in entries]
+    connection.exec_driver_sql(statement, rows)
+
+
+@cache
+def _insertion(dialect: Dialect, schema: str | None) -> tuple[str, Sequence[str] | None]:
+    """Return the statement in a driver's own words, and the order of its values where these have no names."""
+    translation: Any = {"schema_translate_map": {None: schema}, "render_schema_translate": True} if schema else {}
+    compiled = insert(_LEDGER).compile(dialect=dialect, **translation)
+    return str(compiled), compiled.positiontup if isinstance(compiled, SQLCompiler) and compiled.positional else None
 
 
 def _known(session: Session, found: Sequence[Record]) -> set[str]:
@@ -188,14 +208,13 @@ class _Chains:
             self._ends[project] = (0, GENESIS) if row is None else (row.number, row.hash)
         return found
 
-    def extend(self, entry: Columns, text: bytes) -> Columns:
-        """Return an entry with its number and hashes: the next of its project's chain."""
-        project = str(entry["project"])
+    def extend(self, project: str, seq: int, text: bytes) -> tuple[int, str, str]:
+        """Return the number and the hashes (the previous one's and its own) of the next entry of a project's chain."""
         number, prev = self._ends[project]
-        digest = chained(prev, int(str(entry["seq"])), text)
+        digest = chained(prev, seq, text)
         self._ends[project] = number + 1, digest
         self._extended.add(project)
-        return entry | {"number": number + 1, "prev": prev, "hash": digest}
+        return number + 1, prev, digest
 
     def sign(self) -> Sequence[audit.Head]:
         """Sign and store the new ends."""
@@ -216,9 +235,8 @@ def chained(prev: str, seq: int, text: bytes) -> str:
     return hashlib.sha256(bytes.fromhex(prev) + seq.to_bytes(8, "big") + text).hexdigest()
 
 
-def _columns(event: audit.Event, text: bytes, seq: int) -> Columns:
+def _columns(event: Accepted, text: bytes) -> Columns:
     return {
-        "seq": seq,
         "event_id": event.id,
         "project": event.project or NO_PROJECT,
         "at": event.at,
@@ -234,7 +252,6 @@ def _columns(event: audit.Event, text: bytes, seq: int) -> Columns:
     }
 
 
-def _payload(entry: Columns, text: bytes) -> bytes:
+def _payload(seq: int, number: int, digest: str, text: bytes) -> bytes:
     """Return the JSON of an `Entry`, around the event's own text."""
-    head = f'{{"seq":{entry["seq"]},"number":{entry["number"]},"hash":"{entry["hash"]}","event":'
-    return head.encode() + text + b"}"
+    return f'{{"seq":{seq},"number":{number},"hash":"{digest}","event":'.encode() + text + b"}"

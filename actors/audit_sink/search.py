@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
@@ -22,7 +23,8 @@ def newest(session: Session, wanted: audit.Filter, limit: int) -> audit.Entries:
     """Return the newest entries that match, oldest first, and the ledger's end as the cursor."""
     end = _end(session)
     rows = select(EntryRow).where(col(EntryRow.seq) <= end, *conditions(wanted)).order_by(col(EntryRow.seq).desc())
-    found = _fitting(session.exec(rows.execution_options(yield_per=limit)), wanted, limit)
+    with closing(session.exec(rows.execution_options(yield_per=limit))) as matching:
+        found = _fitting(matching, wanted, limit)
     return audit.Entries(items=tuple(_entry(row) for row in reversed(found)), cursor=end)
 
 
@@ -31,7 +33,8 @@ def after(session: Session, wanted: audit.Filter, cursor: int) -> audit.Entries:
     end = _end(session)
     place = col(EntryRow.seq)
     rows = select(EntryRow).where(place > cursor, place <= end, *conditions(wanted)).order_by(place)
-    found = _fitting(session.exec(rows.execution_options(yield_per=FOLLOW_LIMIT)), wanted, FOLLOW_LIMIT + 1)
+    with closing(session.exec(rows.execution_options(yield_per=FOLLOW_LIMIT))) as matching:
+        found = _fitting(matching, wanted, FOLLOW_LIMIT + 1)
     whole = len(found) <= FOLLOW_LIMIT and sum(len(row.event) for row in found) < ANSWER_BYTES
     found = found[:FOLLOW_LIMIT]
     return audit.Entries(items=tuple(map(_entry, found)), cursor=end if whole else found[-1].seq)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 
@@ -17,8 +17,10 @@ from mcpctl.actors.audit_sink.held import Held
 from mcpctl.actors.audit_sink.ledger import Appended, Position
 from mcpctl.actors.audit_sink.tail import GATHER, LOOK_AGAIN, Tail
 from mcpctl.actors.audit_sink.usage import Counting
+from mcpctl.actors.audit_sink.watching import Watching
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.storage import Store, database_url
+from mcpctl.bus import measured, metrics
 from mcpctl.bus.actor import Actor, Caller, event_of, handles
 from mcpctl.bus.connection import Bus, Publisher, cancel, run_together
 from mcpctl.bus.context import remaining
@@ -93,13 +95,17 @@ class AuditSink(Actor):
         self._tail = Tail(bus)
         self._anchors = AnchorFile(settings.data_dir / "audit" / "heads.jsonl")
         self._unanchored: dict[str, audit.Head] = {}
+        self._chains: set[str] = set()
+        metrics.watch(self)
         self.parts = (Counting(self._store),)
         self._opened = AsyncExitStack()
 
     async def open(self) -> None:
         """Open the ledger and begin to drain the stream. Raises `KeyringRefused`, `NewerDatabase`, `Unavailable`."""
         self._opened.push_async_callback(self._store.close)
-        await self._store.open()
+        await self._store.open_patiently()
+        self.service.checks["database"] = self._store.health
+        self.needs["database"] = self._store.reachable
         self._notary = Notary(self._data / "keys" / "audit-heads.json")
         if self._notary.made_keys:
             self._written(await self._store.write(lambda session: ledger.adopt(session, self._notary)))
@@ -114,9 +120,15 @@ class AuditSink(Actor):
         self.service.checks[f"JetStream {audit.STREAM}"] = partial(self._streams.health, audit.STREAM)
         self._opened.push_async_callback(self._streams.close)
         self._consumer = SharedConsumer(self._streams, audit.STREAM, SINK_CONSUMER)
+        self._watching = Watching(self._streams, lambda: self._position)
+        self._opened.push_async_callback(cancel, asyncio.create_task(self._watching.run()))
         self._draining = asyncio.create_task(self._drain())
         self._draining.add_done_callback(self._drain_ended)
         self._opened.push_async_callback(self._stop_draining)
+
+    def measures(self) -> Iterator[metrics.Measured]:
+        """Yield what metrics tell of this sink."""
+        yield measured.CHAINS, len(self._chains), ()
 
     async def close(self) -> None:
         await self._opened.aclose()
@@ -296,10 +308,12 @@ class AuditSink(Actor):
         for subject, payload in appended.tail:
             await self._publisher.publish_raw(subject, payload)
         if appended.tail:
+            measured.ENTRIES.add(by=len(appended.tail))
             self._tail.grow()
 
     def _written(self, heads: Sequence[audit.Head]) -> None:
         self._notary.written(heads)
+        self._chains |= {head.project for head in heads}
         self._unanchored |= {head.project: head for head in heads}
 
     async def _anchor_on_and_on(self) -> None:
@@ -321,7 +335,9 @@ class AuditSink(Actor):
     def _keep(self, heads: Sequence[audit.Head]) -> None:
         try:
             self._anchors.add(heads)
+            measured.ANCHORS.add(("kept",), len(heads))
         except OSError as error:
+            measured.ANCHORS.add(("failed",), len(heads))
             log.warning("heads of the audit chains not anchored", path=str(self._anchors.path), error=str(error))
 
     async def _let_go(self) -> None:

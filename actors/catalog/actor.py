@@ -21,6 +21,7 @@ from mcpctl.bus.context import traceparent
 from mcpctl.bus.contract import Applied, Changes, Done, GetReceipt, Need, PullChanges, Receipt
 from mcpctl.bus.contracts import catalog, rbac, sealing, token
 from mcpctl.bus.errors import BusError, Forbidden, NotFound
+from mcpctl.bus.identity import site_of
 
 SEE_SERVER = Need("view", "servers")
 SEE_SECRET = Need("view", "secrets")
@@ -49,7 +50,9 @@ class Catalog(Actor):
     async def open(self) -> None:
         """Open the database, the feed and the keyring. Raises `NewerDatabase`, `KeyringRefused`, `Unavailable`."""
         self._opened.push_async_callback(self._store.close)
-        await self._store.open()
+        await self._store.open_patiently()
+        self.service.checks["database"] = self._store.health
+        self.needs["database"] = self._store.reachable
         sealed = await self._store.read(sealed_secrets.any_sealed)
         path = self._settings.data_dir / "keys" / "sealing.json"
         self._keyring = Keyring.open(path, create=not sealed)
@@ -203,11 +206,12 @@ class Catalog(Actor):
         return await self._store.read(lambda session: runtime.view(session, request.project, self._model))
 
     @handles(catalog.unseal)
-    async def unseal(self, request: catalog.Unseal, _caller: Caller) -> catalog.Connection:
+    async def unseal(self, request: catalog.Unseal, caller: Caller) -> catalog.Connection:
         await self.demand_access(request.bearer, request.project)
+        site = site_of(caller.name)
 
         def connection(session: Session) -> catalog.Connection:
-            return runtime.connection(session, request.project, request.server, self._keyring)
+            return runtime.connection(session, request.project, request.server, self._keyring, site)
 
         return await self._store.read(connection)
 

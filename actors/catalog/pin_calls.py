@@ -3,12 +3,14 @@
 from sqlmodel import Session
 
 from mcpctl.actors.catalog import pins as pinned
+from mcpctl.actors.catalog import runtime, servers
 from mcpctl.actors.catalog.prompt_calls import Asker
 from mcpctl.actors.changes import ChangeFeed, Changing
 from mcpctl.actors.storage import Store
 from mcpctl.bus.actor import Caller, event_of, handles
 from mcpctl.bus.context import traceparent
 from mcpctl.bus.contracts import pins, token
+from mcpctl.bus.identity import site_of
 
 
 class PinCalls:
@@ -28,11 +30,13 @@ class PinCalls:
         return await self._store.read(found)
 
     @handles(pins.report_tools)
-    async def report_tools(self, request: pins.ReportTools, _caller: Caller) -> pins.Pins:
+    async def report_tools(self, request: pins.ReportTools, caller: Caller) -> pins.Pins:
         await self._asker.demand_access(request.bearer, request.project)
+        site = site_of(caller.name)
 
         def take(changing: Changing) -> tuple[dict[str, tuple[str, ...]], pins.Pins]:
             pinned.demand_member(changing.session, request.project, request.server)
+            runtime.demand_placed(servers.spec_of(servers.find(changing.session, request.server)), site)
             begun = pinned.take(changing, request.server, request.definitions)
             return begun, pinned.found(changing.session, request.server)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 from sqlalchemy import delete
 from sqlmodel import Session, col, select
@@ -10,8 +11,10 @@ from mcpctl.actors.catalog import prompts
 from mcpctl.actors.catalog.rows import MemberRow, ProjectRow, SecretRow, ServerRow, as_datetime, now_ms
 from mcpctl.actors.catalog.urls import demand_reachable
 from mcpctl.actors.changes import Changing
+from mcpctl.bus.contract import Message
 from mcpctl.bus.contracts import catalog
 from mcpctl.bus.errors import BadRequest, Conflict, Forbidden, NotFound
+from mcpctl.bus.quotas import Quota
 
 
 def find(session: Session, name: str) -> ProjectRow:
@@ -69,6 +72,7 @@ def _shown(row: ProjectRow, servers: Sequence[str]) -> catalog.Project:
         max_token_ttl=row.max_token_ttl,
         gate=gate_of(row),
         pin_tools=row.pin_tools,
+        quota=quota_of(row),
     )
     frozen_at = None if row.frozen_ms is None else as_datetime(row.frozen_ms)
     return catalog.Project(
@@ -88,6 +92,11 @@ def naming_of(row: ProjectRow) -> catalog.Naming:
 def gate_of(row: ProjectRow) -> catalog.GateSpec | None:
     """Return a project's gate, None for one that has none."""
     return None if row.gate is None else catalog.GateSpec.model_validate(row.gate)
+
+
+def quota_of(row: ProjectRow) -> Quota | None:
+    """Return a project's quota, None for one that has none."""
+    return None if row.quota is None else Quota.model_validate(row.quota)
 
 
 def model_of(spec: catalog.ProjectSpec) -> catalog.ModelSpec | None:
@@ -131,6 +140,7 @@ def add(changing: Changing, spec: catalog.ProjectSpec) -> None:
     demand_naming(spec, None)
     row = ProjectRow(name=spec.name, description=spec.description, naming=spec.naming or "plain", created_ms=now_ms())
     row.labels, row.max_token_ttl, row.pin_tools = spec.labels, spec.max_token_ttl, spec.pin_tools
+    row.quota = _as_json(spec.quota)
     _set_gate(session, row, spec)
     session.add(row)
     session.flush()
@@ -168,7 +178,7 @@ def replace(changing: Changing, spec: catalog.ProjectSpec) -> None:
     demand_naming(spec, before)
     row.naming = spec.naming or before
     row.description, row.labels, row.max_token_ttl = spec.description, spec.labels, spec.max_token_ttl
-    row.pin_tools = spec.pin_tools
+    row.pin_tools, row.quota = spec.pin_tools, _as_json(spec.quota)
     _set_gate(session, row, spec)
     session.add(row)
     session.exec(delete(MemberRow).where(col(MemberRow.project) == spec.name))
@@ -183,7 +193,11 @@ def _set_gate(session: Session, row: ProjectRow, spec: catalog.ProjectSpec) -> N
         raise Conflict(f"the model of project {spec.name} refers to secret {secret}, which does not exist")
     if model is not None:
         demand_reachable(f"the model of project {spec.name}", model.base_url)
-    row.gate = None if spec.gate is None else spec.gate.model_dump(mode="json")
+    row.gate = _as_json(spec.gate)
+
+
+def _as_json(part: Message | None) -> dict[str, Any] | None:
+    return None if part is None else part.model_dump(mode="json")
 
 
 def _fill(session: Session, spec: catalog.ProjectSpec) -> None:

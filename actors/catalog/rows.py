@@ -31,6 +31,7 @@ class ProjectRow(SQLModel, table=True):
     max_token_ttl: str | None = None
     gate: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     pin_tools: bool = True
+    quota: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     frozen_ms: int | None = Field(default=None, sa_type=BigInteger)
     revision: int = 1
     created_ms: int = Field(sa_type=BigInteger)

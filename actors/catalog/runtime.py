@@ -52,6 +52,7 @@ def view(session: Session, project: str, default: catalog.ModelSpec | None) -> c
         gate=_gate(found, default),
         pin_tools=found.pin_tools,
         prompts=prompts.index(session, project),
+        quota=projects.quota_of(found),
     )
 
 
@@ -68,13 +69,21 @@ def _upstream(row: ServerRow, revision: str) -> catalog.UpstreamServer:
         revision=revision,
         transport="http" if spec.url else "stdio",
         isolation=spec.isolation,
+        placement=spec.placement or "",
     )
 
 
-def connection(session: Session, project: str, server: str, keyring: Keyring) -> catalog.Connection:
-    """Return how to reach a server of a project, secrets in clear.
+def demand_placed(spec: catalog.ServerSpec, site: str) -> None:
+    """Raise `Forbidden` where a server is for the routers of another site (an empty text: the default group)."""
+    if (spec.placement or "") != site:
+        raise Forbidden(f"server {spec.name} is not placed on {f'site {site}' if site else 'the default routers'}")
 
-    Raises `Forbidden` where there is no such project, `NotFound` where it does not hold the server.
+
+def connection(session: Session, project: str, server: str, keyring: Keyring, site: str) -> catalog.Connection:
+    """Return to a router of a site (an empty text: of none) how to reach a server of a project, secrets in clear.
+
+    Raises `Forbidden` where there is no such project, or the server is placed elsewhere; `NotFound` where the project
+    does not hold the server.
     """
     found = session.get(ProjectRow, project)
     if found is None:
@@ -84,6 +93,7 @@ def connection(session: Session, project: str, server: str, keyring: Keyring) ->
     if row is None or session.get(MemberRow, (project, server)) is None:
         raise NotFound(f"no server {server} in project {project}")
     spec = servers.spec_of(row)
+    demand_placed(spec, site)
     clear = {
         f"{catalog.SECRET_MARK}{secret.name}": keyring.unseal(secret.name, secret.key_id, secret.sealed)
         for secret in sealed_secrets.of_server(session, server)

@@ -13,7 +13,7 @@ from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.bindings import Binding
 from mcpctl.bus.contract import Backup, Done, Dump, Restore
 from mcpctl.bus.contracts import rbac
-from mcpctl.bus.contracts.rbac import ADMINS, SUBJECT_PATTERN
+from mcpctl.bus.contracts.rbac import ADMINS, SUBJECT_PATTERN, may_have
 from mcpctl.bus.errors import BadRequest, Conflict
 
 
@@ -44,6 +44,8 @@ def _demand_sound(rows: dict[str, list[Row]]) -> None:
     for row in rows["definition_subjects"]:
         if row["definition"] not in definitions or not re.fullmatch(SUBJECT_PATTERN, row["subject"]):
             raise BadRequest(f"the backup has a subject {row['subject']!r} of definition {row['definition']!r}")
+        if not may_have(row["definition"], row["subject"]):
+            raise BadRequest(f"the backup has {row['subject']!r} in {row['definition']!r}, which is an mcptoken's own")
     admins = {row["subject"] for row in rows["definition_subjects"] if row["definition"] == ADMINS}
     if definitions.get(ADMINS) != BUILT_IN or admins != {f"Group:{ADMINS}"}:
         raise Conflict(f"the backup lacks the built-in definition {ADMINS}: nobody could put things right")

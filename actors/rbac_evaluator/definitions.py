@@ -7,7 +7,6 @@ from sqlmodel import Session, col, delete, select
 from mcpctl.actors.changes import ChangeFeed, Changing
 from mcpctl.actors.rbac_evaluator.policy import Policy, demand_effect
 from mcpctl.actors.rbac_evaluator.rows import (
-    OF_TOKENS,
     DefinitionRow,
     SubjectRow,
     definition_of,
@@ -60,7 +59,7 @@ class Definitions:
     async def list_all(self, request: rbac.ListDefinitions, _caller: Caller) -> rbac.Definitions:
         def read(session: Session) -> rbac.Definitions:
             rows = session.exec(select(DefinitionRow).order_by(col(DefinitionRow.name))).all()
-            wanted = [row for row in rows if request.of_tokens or not row.name.startswith(OF_TOKENS)]
+            wanted = [row for row in rows if request.of_tokens or not row.name.startswith(rbac.OF_TOKENS)]
             return rbac.Definitions(items=tuple(definition_of(session, row) for row in wanted))
 
         return await self._policy.store.read(read)
@@ -92,7 +91,7 @@ class Definitions:
             self._policy.demand_held(session, asker, request.project, bindings)
             if bindings:
                 subject = f"McpToken:{request.sha}"
-                name = OF_TOKENS + request.sha[:32]
+                name = rbac.name_of_tokens(request.sha)
                 create(changing, Definition(name=name, project=request.project, subjects=(subject,), bindings=bindings))
             return rbac.Bindings(bindings=bindings)
 
@@ -131,8 +130,8 @@ def find(session: Session, name: str) -> DefinitionRow:
 
 def demand_free_name(name: str) -> None:
     """Raise `BadRequest` for a name that nobody gives to a definition of his own."""
-    if name.startswith(OF_TOKENS):
-        raise BadRequest(f"names that begin with {OF_TOKENS} are kept for mcptokens: choose another one")
+    if name.startswith(rbac.OF_TOKENS):
+        raise BadRequest(f"names that begin with {rbac.OF_TOKENS} are kept for mcptokens: choose another one")
 
 
 def demand_not_built_in(name: str) -> None:
@@ -191,6 +190,10 @@ def _unbind(changing: Changing, subjects: Sequence[str]) -> None:
 
 
 def _put_subjects(session: Session, wanted: Definition) -> None:
+    """Raise `BadRequest` for a subject that the definition of an mcptoken cannot have: caches rest on that."""
+    for subject in wanted.subjects:
+        if not rbac.may_have(wanted.name, subject):
+            raise BadRequest(f"{wanted.name} holds the bindings of one mcptoken: it can be about nobody else")
     session.add_all(SubjectRow(definition=wanted.name, subject=subject) for subject in sorted(set(wanted.subjects)))
     session.flush()
 

@@ -36,7 +36,9 @@ class RbacEvaluator(Actor):
         url = settings.database_url.get_secret_value() if settings.database_url else None
         store = Store("rbac", database_url("rbac", url, settings.data_dir))
         self._opened.push_async_callback(store.close)
-        await store.open()
+        await store.open_patiently()
+        self.service.checks["database"] = store.health
+        self.needs["database"] = store.reachable
         publisher = await Publisher.connect(settings.nats_url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(publisher.close)
         leases = Leases(self.role, url, settings.data_dir)

@@ -36,9 +36,6 @@ TABLES: tuple[type[SQLModel], ...] = (DefinitionRow, SubjectRow)
 BUILT_IN = ["role:edit,resource:*", "role:run,resource:*", "action:*"]
 """The bindings of the definition `admins`, which the first migration writes."""
 
-OF_TOKENS = "mcptoken-"
-"""Begins the names of the definitions that hold mcptokens' own bindings."""
-
 
 def bindings_of(row: DefinitionRow) -> tuple[Binding, ...]:
     """Return the bindings of a definition, without any that this version does not take: those grant nothing."""

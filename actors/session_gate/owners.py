@@ -19,7 +19,8 @@ from mcpctl.bus.contract import Message
 from mcpctl.bus.contracts import session
 from mcpctl.bus.contracts.session import ROUTER_LEASE, ClaimOwner, Kept, Owner
 from mcpctl.bus.deliveries import Stored
-from mcpctl.bus.errors import BusError, NotFound, Unavailable
+from mcpctl.bus.errors import BusError, Forbidden, NotFound, Unavailable
+from mcpctl.bus.identity import router_id, site_of
 
 log = structlog.get_logger()
 
@@ -46,7 +47,8 @@ class Owners:
         self._bus, self._bucket, self._sessions = bus, bucket, sessions
 
     @handles(session.keep)
-    async def keep(self, request: session.KeepRouter, _caller: Caller) -> Kept:
+    async def keep(self, request: session.KeepRouter, caller: Caller) -> Kept:
+        _demand_own(request.router, caller)
         key = _lease_key(request.router)
 
         async def attempt() -> Kept:
@@ -63,10 +65,12 @@ class Owners:
         return await until_written(attempt)
 
     @handles(session.claim)
-    async def claim(self, request: ClaimOwner, _caller: Caller) -> Owner:
+    async def claim(self, request: ClaimOwner, caller: Caller) -> Owner:
+        _demand_own(request.router, caller)
         await principal_in(self._bus, request.bearer, request.project)
         await self._demand_session(request)
-        owner = await until_written(lambda: self._claim(request))
+        key = _claim_key(request, site_of(caller.name))
+        owner = await until_written(lambda: self._claim(request, key))
         if owner.fresh:
             await self._take_back_if_closed(request)
         return owner
@@ -78,9 +82,8 @@ class Owners:
         except BusError as error:
             log.info("claims of a closed session are left to end by themselves", error=str(error))
 
-    async def _claim(self, request: ClaimOwner) -> Owner:
+    async def _claim(self, request: ClaimOwner, key: str) -> Owner:
         """Try once. Raises `Overtaken` where another was faster."""
-        key = _claim_key(request)
         lease = await self._bucket.last(_lease_key(request.router))
         if lease is None or not request.term or request.term != _term(lease):
             raise Unavailable(f"router {request.router} has no such lease: it must keep one before it can own anything")
@@ -129,6 +132,12 @@ class Owners:
             raise
 
 
+def _demand_own(router: str, caller: Caller) -> None:
+    """Raise `Forbidden` where a router of a site speaks for another: its id follows from the name of its connection."""
+    if site_of(caller.name) and router != router_id(caller.name):
+        raise Forbidden(f"router {router} is another one")
+
+
 def _term(lease: Stored | None) -> str:
     """Return the term of a lease that runs, else an empty text."""
     return "" if lease is None or is_removed(lease) else lease.data.decode()
@@ -138,9 +147,12 @@ def _lease_key(router: str) -> str:
     return f"lease.{router}"
 
 
-def _claim_key(request: ClaimOwner) -> str:
-    """Return the key of a claim: behind what it ends with, a digest of all that it is for."""
+def _claim_key(request: ClaimOwner, site: str) -> str:
+    """Return the key of a claim: behind what it ends with, a digest of all that it is for.
+
+    A site has claims of its own: its routers cannot draw calls to themselves that are not for it.
+    """
     sha = digest(request.bearer)
-    parts = (request.project, request.server, sha, request.session or "")
+    parts = (request.project, request.server, sha, request.session or "", *([site] if site else ()))
     what = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return f"bearer.{sha}.{what}" if request.session is None else f"session.{request.session}.{what}"

@@ -28,6 +28,9 @@ from mcpctl.bus.errors import Conflict, Forbidden, NotFound, Unavailable
 
 ACTION = "Mcpctl-Action"
 
+DEPOSED = 1.5
+"""Seconds after which a server that led the bucket, and stood still meanwhile, knows that another one does."""
+
 REFRESH_SECONDS = 6 * 3600
 """What is in use is written again at this age, or the bucket would let it go as idle."""
 
@@ -157,6 +160,9 @@ class Sessions:
         """Return a session from the bucket itself. Raises `NotFound`, the same for every reason."""
         known = self._recent.latest(key)
         stored = await self._bucket.last(key)
+        if stored is None and known:
+            await asyncio.sleep(DEPOSED)
+            stored = await self._bucket.last(key)
         if stored is None:
             raise NotFound("no such session")
         if stored.seq < known:

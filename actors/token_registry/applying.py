@@ -222,6 +222,7 @@ class _Run:
                 labels=spec.labels,
                 groups=in_order(spec.groups),
                 description=spec.description,
+                router_site=spec.router_site,
                 created_at=self.now,
             )
             create_account(self.changing, self.demands, made)
@@ -231,6 +232,8 @@ class _Run:
         if _same(before, spec):
             self._note("serviceaccount", spec.name, "unchanged", before)
             return
+        if spec.router_site != before.router_site:
+            raise BadRequest(f"the router site of service account {spec.name} cannot be changed: delete it first")
         edit_account(self.changing, self.demands, row, AccountChange(spec.labels, spec.groups, spec.description))
         self._note("serviceaccount", spec.name, "configured", before)
 
@@ -292,5 +295,9 @@ def _user_spec(row: UserRow) -> token.UserSpec:
 
 def _account_spec(row: ServiceAccountRow) -> token.ServiceAccountSpec:
     return token.ServiceAccountSpec(
-        name=row.name, labels=row.labels, description=row.description, groups=tuple(in_order(row.groups))
+        name=row.name,
+        labels=row.labels,
+        description=row.description,
+        groups=tuple(in_order(row.groups)),
+        router_site=row.router_site,
     )

@@ -156,6 +156,7 @@ class _Run:
             description=spec.description,
             expires_at=expires_at,
             created_at=self.now,
+            quota=spec.quota,
             bearer=self.bearers[spec.project, spec.name],
         )
         self.made.append((new, insert(self.changing, new), spec))

@@ -20,6 +20,7 @@ from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts import rbac, token
 from mcpctl.bus.contracts.rbac import Verdict
 from mcpctl.bus.errors import Conflict, Forbidden, NotFound, Unauthenticated
+from mcpctl.bus.quotas import Quota
 
 T = TypeVar("T")
 
@@ -59,6 +60,8 @@ class NewToken:
     expires_at: int | None
     created_at: int
     replaces: str | None = None
+    quota: Quota | None = None
+    first: str | None = None
     bearer: str = field(default_factory=lambda: mint("pat"), repr=False)
 
     @property
@@ -80,6 +83,8 @@ class NewToken:
             labels=self.labels,
             description=self.description,
             replaces=self.replaces,
+            quota=None if self.quota is None else self.quota.model_dump(mode="json"),
+            first=self.first,
         )
 
 
@@ -181,6 +186,7 @@ class Issuing:
             description=request.description,
             expires_at=expiry_of(request, now, default_ms=DEFAULT_MS, longest_ms=longest),
             created_at=now,
+            quota=request.quota,
         )
 
         may_delete = request.force and await self._ask.may_delete(request.bearer, new.name, new.project)

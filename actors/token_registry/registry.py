@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from argon2 import PasswordHasher
 
@@ -43,6 +43,9 @@ from mcpctl.bus.contracts import rbac, token
 from mcpctl.bus.names import principal_label
 from mcpctl.bus.nats_config import CALLOUT, ISSUER
 from mcpctl.bus.server_connections import ServerConnections
+
+if TYPE_CHECKING:
+    from mcpctl.actors.token_registry.pod_tokens import PodTokens
 
 
 class TokenRegistry(Actor):
@@ -88,7 +91,9 @@ class TokenRegistry(Actor):
         url = settings.database_url.get_secret_value() if settings.database_url else None
         store = Store("token", database_url("token", url, settings.data_dir))
         self._opened.push_async_callback(store.close)
-        await store.open()
+        await store.open_patiently()
+        self.service.checks["database"] = store.health
+        self.needs["database"] = store.reachable
         publisher = await Publisher.connect(settings.nats_url, self.identity, self.bus.closed.set)
         self._opened.push_async_callback(publisher.close)
         leases = Leases(self.role, url, settings.data_dir)
@@ -126,7 +131,8 @@ class TokenRegistry(Actor):
     async def _open_callout(self, resolving: Resolving) -> None:
         settings = self._settings
         signer = Signer(self.identity.keys / f"{ISSUER}.nk")
-        callout = Callout(resolving, signer, self._clock, anonymous_edge=settings.bus_anonymous_edge)
+        pods = self._pods()
+        callout = Callout(resolving, signer, self._clock, pods, anonymous_edge=settings.bus_anonymous_edge)
         client = await connect_nats(settings.nats_url, on_closed=self.bus.closed.set, **self.identity.options(CALLOUT))
         self._opened.push_async_callback(client.close)
         self._opened.push_async_callback(callout.close)
@@ -137,6 +143,15 @@ class TokenRegistry(Actor):
         self._changes.on_written.append(connections.look)
         ending = asyncio.create_task(connections.run())
         self._opened.push_async_callback(cancel, ending)
+
+    def _pods(self) -> "PodTokens | None":
+        of = self._settings
+        if of.pod_issuer is None:
+            return None
+        from mcpctl.actors.token_registry.pod_tokens import PodTokens, Trusted  # noqa: PLC0415 - 0.1 s, for pods alone
+
+        ca, bearer = of.pod_issuer_ca, of.pod_issuer_token_file
+        return PodTokens(Trusted(of.pod_issuer, of.pod_audience, of.pod_accounts, ca, bearer), self._clock)
 
     async def close(self) -> None:
         await self._opened.aclose()

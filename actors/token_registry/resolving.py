@@ -1,5 +1,7 @@
 """Whom a bearer stands for: the one place where that is decided."""
 
+from collections.abc import Iterator
+
 from sqlmodel import Session, col, select
 
 from mcpctl.actors.changes import position
@@ -10,6 +12,7 @@ from mcpctl.actors.token_registry.rows import (
     UserRow,
     as_owner,
     owner_of,
+    quota_of,
     status_of,
 )
 from mcpctl.actors.token_registry.uses import Uses
@@ -17,6 +20,7 @@ from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.bearer import digest, kind_of
 from mcpctl.bus.contracts import token
 from mcpctl.bus.errors import BadRequest, Conflict, NotFound, Unauthenticated
+from mcpctl.bus.quotas import TokenQuota
 
 DATA_PLANE = ("gateway-", "router")
 """Callers whose questions are no use of a bearer yet: the router tells what it was used for."""
@@ -41,7 +45,8 @@ class Resolving:
         if principal.kind != "McpToken":
             return principal
         owner = principal.owner.model_copy(update={"groups": ()})  # an agent need not know what else its owner may do
-        return principal.model_copy(update={"owner": owner, "parents": ()})
+        own = tuple(each for each in principal.quotas if each.name == principal.name)
+        return principal.model_copy(update={"owner": owner, "parents": (), "quotas": own})
 
     @handles(token.find_principal)
     async def find_principal(self, request: token.FindPrincipal, _caller: Caller) -> token.Resolved:
@@ -49,14 +54,30 @@ class Resolving:
         return await self._records.read(lambda session: stands_for(session, request, now))
 
     async def find(self, bearer: str) -> tuple[token.Resolved, int | None]:
-        """Return the principal of a live bearer, and when it was last used. Raises `Unauthenticated`."""
+        """Return the principal of a live bearer, and when it was last used.
+
+        Raises `Unauthenticated`, also for one that admits routers to the bus: it may do nothing else.
+        """
+        resolved, last_used, site = await self._find(bearer)
+        if site is not None:
+            raise Unauthenticated("unknown")
+        return resolved, last_used
+
+    async def find_router(self, bearer: str) -> tuple[str, token.Principal]:
+        """Return the site whose routers a live bearer admits, and its account. Raises `Unauthenticated`."""
+        resolved, _, site = await self._find(bearer)
+        if site is None:
+            raise Unauthenticated("a router presents the bearer of a service account that has a router site")
+        return site, resolved.principal
+
+    async def _find(self, bearer: str) -> tuple[token.Resolved, int | None, str | None]:
         if kind_of(bearer) is None:
             raise Unauthenticated("unknown")
         sha, now = digest(bearer), self._records.clock()
         return await self._records.read(lambda session: _resolved(session, sha, now))
 
 
-def _resolved(session: Session, sha: str, now: int) -> tuple[token.Resolved, int | None]:
+def _resolved(session: Session, sha: str, now: int) -> tuple[token.Resolved, int | None, str | None]:
     # The position first: whatever changes after it comes to the asker as a later change.
     epoch, seq = position(session)
     row = session.get(BearerRow, sha)
@@ -66,10 +87,12 @@ def _resolved(session: Session, sha: str, now: int) -> tuple[token.Resolved, int
     status = status_of(row, owner, now)
     if status != "active" or owner is None:
         raise Unauthenticated(status)
-    return token.Resolved(epoch=epoch, seq=seq, principal=_principal(row, owner, now)), row.last_used_at
+    account = session.get(ServiceAccountRow, row.owner) if row.kind == "sa" else None
+    site = None if account is None else account.router_site
+    return token.Resolved(epoch=epoch, seq=seq, principal=_principal(session, row, owner, now)), row.last_used_at, site
 
 
-def _principal(row: BearerRow, owner: token.Owner, now: int) -> token.Principal:
+def _principal(session: Session, row: BearerRow, owner: token.Owner, now: int) -> token.Principal:
     expires_in_ms = None if row.expires_at is None else row.expires_at - now
     if row.kind != "pat":
         return token.Principal(kind=owner.kind, name=owner.name, sha=row.sha, owner=owner, expires_in_ms=expires_in_ms)
@@ -80,8 +103,17 @@ def _principal(row: BearerRow, owner: token.Owner, now: int) -> token.Principal:
         owner=owner,
         project=row.project,
         parents=tuple(row.parents),
+        quotas=tuple(_quotas(session, row)),
         expires_in_ms=expires_in_ms,
     )
+
+
+def _quotas(session: Session, row: BearerRow) -> Iterator[TokenQuota]:
+    """Yield the quota of an mcptoken, then those of the tokens above it, from the nearest on."""
+    above = (session.get(BearerRow, sha) for sha in reversed(row.parents))
+    for each in (row, *above):
+        if each is not None and (quota := quota_of(each)) is not None:
+            yield TokenQuota(sha=each.first or each.sha, name=each.name, quota=quota)
 
 
 def stands_for(session: Session, asked: token.FindPrincipal, now: int) -> token.Resolved:
@@ -131,4 +163,4 @@ def _found_token(session: Session, name: str, project: str | None, now: int) -> 
     status = status_of(row, owner, now)
     if status != "active" or owner is None:
         raise Conflict(f"mcptoken {row.name} is {status}")
-    return _principal(row, owner, now)
+    return _principal(session, row, owner, now)

@@ -7,7 +7,7 @@ from mcpctl.actors.token_registry.issuing import Binder, Issuer, NewToken, Repla
 from mcpctl.actors.token_registry.lifetimes import Terms, expiry_of
 from mcpctl.actors.token_registry.mcptokens import forget_tokens
 from mcpctl.actors.token_registry.rbac_calls import RbacCalls
-from mcpctl.actors.token_registry.rows import BearerRow, Records, owner_of, status_of
+from mcpctl.actors.token_registry.rows import BearerRow, Records, owner_of, quota_of, status_of
 from mcpctl.actors.token_registry.trees import cut_tree, find_named, live_tree, revoke_trees
 from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.contracts import rbac, token
@@ -39,6 +39,8 @@ class Rotation:
             expires_at=expires_at,
             created_at=now,
             replaces=old.sha if issuer.kind == "McpToken" else None,
+            quota=quota_of(old),
+            first=old.first or old.sha,
         )
         may_end = issuer.kind == "McpToken" or await self._ask.may_delete(request.bearer, new.name, new.project)
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import JSON, BigInteger
 from sqlmodel import Field, Session, SQLModel
@@ -13,6 +13,7 @@ from mcpctl.actors.changes import ChangeFeed, Changing
 from mcpctl.actors.storage import Store
 from mcpctl.actors.token_registry.memberships import memberships
 from mcpctl.bus.contracts import token
+from mcpctl.bus.quotas import Quota
 
 T = TypeVar("T")
 
@@ -41,13 +42,14 @@ class UserRow(SQLModel, table=True):
 
 
 class ServiceAccountRow(SQLModel, table=True):
-    """A service account."""
+    """A service account; with a `router_site` its bearers admit routers of that site, and nothing else."""
 
     __tablename__ = "service_accounts"
     name: str = Field(primary_key=True)
     labels: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     groups: list[str] = Field(sa_type=JSON)
     description: str = ""
+    router_site: str | None = None
     created_at: int = Field(sa_type=BigInteger)
 
 
@@ -66,7 +68,8 @@ class BearerRow(SQLModel, table=True):
     """A bearer of any kind, by its SHA-256; `name`, `project` and what follows belong to mcptokens alone.
 
     `active_name` is `<project>/<name>` as long as the mcptoken occupies its name: the column is unique. `replaces` is
-    the SHA-256 of the one that it stands for, where an mcptoken has rotated that: it goes with it.
+    the SHA-256 of the one that it stands for, where an mcptoken has rotated that: it goes with it. `first` is that of
+    the one with which rotations of this mcptoken began, whoever did them: its quota is counted under that.
     """
 
     __tablename__ = "bearers"
@@ -88,6 +91,8 @@ class BearerRow(SQLModel, table=True):
     description: str = ""
     parents: list[str] = Field(default_factory=list, sa_type=JSON)
     replaces: str | None = None
+    quota: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    first: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,11 @@ def above(session: Session, names: Iterable[str]) -> set[str]:
             found.add(name)
             waiting.update(nesting[name])
     return found
+
+
+def quota_of(row: BearerRow) -> Quota | None:
+    """Return an mcptoken's own quota, None for one that has none."""
+    return None if row.quota is None else Quota.model_validate(row.quota)
 
 
 def status_of(row: BearerRow, owner: token.Owner | None, now: int) -> token.Status:

@@ -14,6 +14,7 @@ from mcpctl.bus.actor import Caller, handles
 from mcpctl.bus.bearer import digest, mint, prefix
 from mcpctl.bus.contract import Done
 from mcpctl.bus.contracts import token
+from mcpctl.bus.contracts.rbac import ADMINS
 from mcpctl.bus.errors import Conflict, NotFound
 
 
@@ -33,6 +34,7 @@ class ServiceAccounts:
                 labels=request.labels,
                 groups=in_order(request.groups),
                 description=request.description,
+                router_site=request.router_site,
                 created_at=now,
             )
             create_account(changing, demands, row)
@@ -81,6 +83,7 @@ class ServiceAccounts:
             account = find_account(changing.session, request.name)
             # Who holds its bearer can do whatever the account may do.
             demands.power_over(changing.session, f"ServiceAccount:{account.name}", account.groups)
+            _demand_power_over_site(demands, account)
             row = BearerRow(
                 sha=sha,
                 kind="sa",
@@ -130,8 +133,15 @@ def create_account(changing: Changing, demands: Demands, row: ServiceAccountRow)
     demand_groups(changing.session, row.groups)
     demands.membership(changing.session, was=(), now=row.groups)
     demands.subjects.add(f"ServiceAccount:{row.name}")
+    _demand_power_over_site(demands, row)
     changing.session.add(row)
     changing.record("serviceaccount", row.name, "created")
+
+
+def _demand_power_over_site(demands: Demands, row: ServiceAccountRow) -> None:
+    """Demand all rights of who makes a router's credential: it hears the bearers of the calls that come to it."""
+    if row.router_site is not None:
+        demands.groups.add(ADMINS)
 
 
 def edit_account(changing: Changing, demands: Demands, row: ServiceAccountRow, wanted: AccountChange) -> None:
@@ -170,5 +180,6 @@ def _shown(row: ServiceAccountRow) -> token.ServiceAccount:
         labels=row.labels,
         groups=tuple(row.groups),
         description=row.description,
+        router_site=row.router_site,
         created_at=as_time(row.created_at),
     )

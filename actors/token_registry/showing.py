@@ -2,7 +2,7 @@
 
 from sqlmodel import Session
 
-from mcpctl.actors.token_registry.rows import BearerRow, as_time, owner_of, status_of
+from mcpctl.actors.token_registry.rows import BearerRow, as_time, owner_of, quota_of, status_of
 from mcpctl.bus.contracts import token
 
 Owners = dict[tuple[str, str], token.Owner | None]
@@ -29,6 +29,7 @@ def shown(session: Session, row: BearerRow, now: int, owners: Owners | None = No
         last_use=_last_use(row),
         expires_at=None if row.expires_at is None else as_time(row.expires_at),
         revoked_at=None if row.revoked_at is None else as_time(row.revoked_at),
+        quota=quota_of(row),
         status=status_of(row, owner, now),
     )
 

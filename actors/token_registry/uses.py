@@ -66,5 +66,5 @@ class Uses:
 
 
 def _set_last_use(noted: dict[str, dict[str, object]], session: Session) -> None:
-    for sha, facts in noted.items():
+    for sha, facts in sorted(noted.items()):  # in one order: replicas that note the same ones must not wait in a circle
         session.exec(update(BearerRow).where(col(BearerRow.sha) == sha).values(**facts))

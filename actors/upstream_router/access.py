@@ -1,6 +1,6 @@
 """May this bearer do this here? The router resolves it itself, and believes nothing that the edge says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.bus.bearer import digest
@@ -24,6 +24,10 @@ class Access:
     scope: rbac.Scope
     view: catalog.View
 
+    def without_own(self) -> "Access":
+        """Return the same without what a project adds to its servers' lists, which is added once."""
+        return replace(self, view=self.view.model_copy(update={"gate": None, "prompts": ()}))
+
 
 class AccessCache:
     """Principals, scopes and project views, each under the lease of its owner's feed."""
@@ -37,14 +41,18 @@ class AccessCache:
         self.definitions = Follower(bus, rbac.feed)
         self.catalog = Follower(bus, catalog.feed)
         self.followers = (self.tokens, self.definitions, self.catalog)
-        self._scopes: LeasedCache[tuple[str, str], rbac.Scope] = LeasedCache(self.definitions, self._scope)
+        self._scopes: LeasedCache[tuple[str, str], rbac.Scope] = LeasedCache(
+            self.definitions, self._scope, concerns=lambda key, _, change: rbac.may_concern(change.key, key[0])
+        )
+        self._owners_changed = 0
+        """The number of the latest change of what the owners of tokens are, as it is known here."""
         self._views: LeasedCache[str, catalog.View] = LeasedCache(
             self.catalog, self._view, concerns=lambda project, _, change: _is_about(change, project)
         )
         self.tokens.on_change.append(self._token_changed)
         self._principals.on_dropped.append(self._forget_scopes)
-        self.tokens.on_reset.append(self._scopes.clear)
-        self.definitions.on_change.append(lambda _: self._scopes.clear())
+        self.tokens.on_reset.append(self._tokens_reset)
+        self.definitions.on_change.append(self._definition_changed)
         self.catalog.on_change.append(self._catalog_changed)
 
     def demand_leases(self) -> None:
@@ -92,8 +100,8 @@ class AccessCache:
     async def _scope(self, key: tuple[str, str], bearer: str) -> Loaded[rbac.Scope]:
         for _ in range(3):
             answer = await self._bus.call(rbac.scope, rbac.GetScope(bearer=bearer, project=key[1]))
-            # A scope rests on the owner's groups too: one from before a change that is known here is asked again.
-            if answer.token_epoch == self.tokens.epoch and answer.token_seq >= self.tokens.seq:
+            # A scope rests on the owner's groups too: one from before a known change of them is asked again.
+            if answer.token_epoch == self.tokens.epoch and answer.token_seq >= self._owners_changed:
                 return Loaded(answer.epoch, answer.seq, answer.scope, FOR_LONG)
         raise Unavailable("what the bearer may do is changing just now: ask again")
 
@@ -103,7 +111,15 @@ class AccessCache:
 
     def _token_changed(self, change: Change) -> None:
         if change.kind != "token" and change.action != "created":
+            self._owners_changed = change.seq
             self._scopes.clear()  # a user's groups decide on the scopes of all its tokens
+
+    def _tokens_reset(self) -> None:
+        self._owners_changed = self.tokens.seq
+        self._scopes.clear()
+
+    def _definition_changed(self, change: Change) -> None:
+        self._scopes.drop(lambda key, _: rbac.may_concern(change.key, key[0]))
 
     def _forget_scopes(self, shas: set[str]) -> None:
         self._scopes.drop(lambda key, _: key[0] in shas)

@@ -23,13 +23,17 @@ from mcpctl.actors.upstream_router.own_answers import OwnAnswers
 from mcpctl.actors.upstream_router.owners import Owners, state_of
 from mcpctl.actors.upstream_router.pins import Pins
 from mcpctl.actors.upstream_router.project import Member, Project, discover, info_of
+from mcpctl.actors.upstream_router.quotas.quotas import Quotas
 from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.routes import Route
-from mcpctl.actors.upstream_router.upstreams import Upstream, Upstreams
+from mcpctl.actors.upstream_router.sites import Sites
+from mcpctl.actors.upstream_router.upstreams import Authority, Upstream, Upstreams
 from mcpctl.actors.upstream_router.uses import Uses
+from mcpctl.bus import measured
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.bearer import digest
-from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded, Forbidden, NotFound, Unauthenticated, Unavailable
+from mcpctl.bus.contracts.catalog import UpstreamServer
+from mcpctl.bus.errors import BadGateway, BusError, Forbidden, NotFound, Unauthenticated, Unavailable
 from mcpctl.bus.feed import LEASE
 from mcpctl.bus.mcp_client import Answer
 from mcpctl.bus.mcp_messages import (
@@ -61,6 +65,7 @@ class Answering:
     def __init__(
         self,
         access: AccessCache,
+        quotas: Quotas,
         upstreams: Upstreams,
         asking: Asking,
         listening: Listening,
@@ -70,20 +75,24 @@ class Answering:
         uses: Uses,
         own: OwnAnswers,
         pins: Pins,
+        sites: Sites,
         settings: ActorSettings,
     ) -> None:
         self._access, self._upstreams, self._audit, self._settings = access, upstreams, audit, settings
+        self._quotas = quotas
         self._asking, self._listening, self._owners, self._uses = asking, listening, owners, uses
-        self._seal, self._own, self._pins = seal, own, pins
+        self._seal, self._own, self._pins, self._sites = seal, own, pins, sites
         self._projects: dict[tuple[str, str | None], Project] = {}
 
     async def answer(self, call: Call, body: bytes) -> Answer:
         """Return the answer of a call. Raises `BusError`."""
         access = self._access.peek(call.head.bearer, call.head.project) or await self._resolve(call)
-        call.principal = access.principal
+        call.principal, call.project = access.principal, access.view.project
         call.end_with_bearer(access.principal)
-        if not self._audit.healthy:
-            raise Unavailable("the audit stream does not acknowledge events")
+        if self._audit.silent:
+            await self._audit.flowing()
+        if (access.view.quota is not None or access.principal.quotas) and not call.is_share:
+            await self._quotas.admit(call, access)
         method = call.head.method
         try:
             sent = canonical(body) if method in ROUTED else body
@@ -141,17 +150,29 @@ class Answering:
 
     def _member(self, call: Call, naming: Naming, params: Params, *, pinned: bool = False) -> Member:
         authority = (call.head.bearer, call.head.project)
+        if naming.server.placement != self._sites.own:
+            return Member(self._elsewhere(call, naming.server, authority), naming)
         declared = capabilities_for_legacy(bytes(params.meta.capabilities or NOTHING)) if params.meta else NOTHING
         state = _state(call) if naming.server.isolation == "session" else ""
         upstream = self._upstreams.get(naming.server, state, authority, call.head.era, declared)
         key = (call.head.project, naming.server.name)
         return Member(upstream, naming, partial(self._pins.admitted, key, call.head.bearer) if pinned else None)
 
+    def _elsewhere(self, call: Call, server: UpstreamServer, authority: Authority) -> Upstream:
+        """Return the way to a server that is placed on a site: one for each caller, in whose name it is asked."""
+        state = f"{_state(call)}:{call.head.project}"
+        way = partial(self._sites.client, server, call.head)
+        return self._upstreams.get(server, state, authority, "modern", NOTHING, way)
+
     async def _owned(self, call: Call, naming: Naming) -> None:
-        """Make sure that this router owns the caller's state at a server that keeps one.
+        """Make sure that this router serves a server, and owns the caller's state at one that keeps one.
 
         Raises `Moved` where another does, and `NotFound` where the state of a session was lost with its router.
         """
+        if naming.server.placement != self._sites.own:
+            known = self._sites.elsewhere(naming.server, call.head.absent)
+            if known is not None:
+                raise Moved(known.router, site=known.site)
         if naming.server.isolation != "session":
             return
         owner = await self._owners.owner_of(call.head, naming.server.name)
@@ -166,18 +187,22 @@ class Answering:
 
         Where there are several, another router may own the next one: that is asked beside its owner.
         """
-        isolated = (n for n in project.namings if n.server.isolation == "session")
+        here = (n for n in project.namings if n.server.placement == self._sites.own)
+        isolated = (n for n in here if n.server.isolation == "session")
         first = next((n for n in isolated if access.scope.touches_server(n.server.name)), None)
         if first is not None:
             await self._owned(call, first)
         return first
 
     def _timeout(self, call: Call) -> float:
-        return min(self._settings.upstream_timeout_ms, call.head.budget) / 1000
+        return min(self._settings.upstream_timeout_ms / 1000, call.left)
 
     async def _answer_listed(self, call: Call, access: Access, project: Project, asked: Asked) -> Answer:
         await self._owned_first(call, access, project)
-        self._uses.note(call)
+        if call.is_share:
+            access = access.without_own()
+        else:
+            self._uses.note(call)
         event = self._audit.append(call.event("call", "allow", rule="view"))
         return await _after(event, self._list(call, access, project, asked))
 
@@ -189,6 +214,7 @@ class Answering:
 
         async def look() -> Seen:
             now = await self._access.of(call.head.bearer, call.head.project)
+            now = now.without_own() if call.is_share else now
             there = self._project(now, call.head.server)
             return now, there, self._members(call, now, there, asked)
 
@@ -262,7 +288,13 @@ class Answering:
         Else the briefing that goes with its result, or None. Raises `BusError`.
         """
         tool = route.name or ""
-        if not (self._is_pinned(access, member, route) or await self._is_as_pinned(call, member, tool)):
+        try:
+            as_pinned = self._is_pinned(access, member, route) or await self._is_as_pinned(call, member, tool)
+        except BusError as error:
+            why = {"rule": error.rule or "its tools cannot be listed", "detail": str(error)}
+            self._audit.append_later(call.event("call", "error", server=member.server, **facts | why))
+            raise
+        if not as_pinned:
             kept = routes.quarantined(member.server, tool, asked.params)
             await self._audit.append(call.event("call", "deny", server=member.server, **facts | {"rule": kept.rule}))
             return routes.refused("tools/call", kept)
@@ -284,7 +316,7 @@ class Answering:
         carried: Carried | None,
         facts: dict[str, object],
     ) -> Answer:
-        method = call.head.method
+        method, call.server = call.head.method, member.server
         self._uses.note(call, f"{member.server}/{route.name}" if method == "tools/call" else method)
         event = self._audit.append(call.event("call", "allow", server=member.server, **facts))
         return await _after(event, self._ask(call, member, route, asked, carried))
@@ -297,7 +329,7 @@ class Answering:
                 key = (call.head.project, member.server)
                 return await self._pins.allows(key, tool, call.head.bearer, lambda: lists.every_tool(member, timeout))
         except TimeoutError as error:
-            raise DeadlineExceeded(f"server {member.server} did not list its tools within {timeout:.1f} s") from error
+            raise member.upstream.late(timeout) from error
         except lists.MALFORMED as error:
             raise BadGateway(f"server {member.server} answered tools/list with what is no list") from error
 
@@ -325,6 +357,7 @@ class Answering:
         method, started = call.head.method, time.perf_counter()
         outcome, size = "error", 0
         detail: str | None = None
+        rule: str | None = None
         try:
             self._access.demand_leases()  # a process that was stopped since the decision has not heard what changed
             answer = await self._asking.ask(call, member, route, asked.params, carried, self._timeout(call))
@@ -336,13 +369,20 @@ class Answering:
             outcome, detail = ("revoked", f"{call.ending}_in_flight") if taken else ("cancelled", None)
             raise
         except BusError as error:
-            detail = str(error)
+            detail, rule = str(error), error.rule
             raise
         else:
             return answer
         finally:
-            ms = round((time.perf_counter() - started) * 1000, 3)
-            result: dict[str, object] = {"server": member.server, "name": route.name, "ms": ms, "detail": detail}
+            seconds = time.perf_counter() - started
+            measured.UPSTREAM_SECONDS.observe((member.server,), seconds)
+            result: dict[str, object] = {
+                "server": member.server,
+                "name": route.name,
+                "ms": round(seconds * 1000, 3),
+                "detail": detail,
+                "rule": rule,
+            }
             self._audit.append_later(call.event("result", outcome, size_out=size, **result))
 
 

@@ -4,6 +4,7 @@ A `requestState` that leaves here is sealed: to what was asked, by whom, of whic
 """
 
 import hashlib
+import time
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,11 +49,14 @@ EXPIRED = error_body(INVALID_PARAMS, "requestState is no longer known: begin the
 
 
 class Moved(Exception):  # a fact that the actor acts on, not a failure
-    """Another router is to be asked; `otherwise` is the JSON-RPC error for a client whose router is gone."""
+    """Another router is to be asked; where it is gone, `otherwise` is the JSON-RPC error for the client.
 
-    def __init__(self, router: str, otherwise: bytes = b"") -> None:
+    Without one it is told that no router took the request, and of `site` that it is not reached.
+    """
+
+    def __init__(self, router: str, otherwise: bytes = b"", *, site: str = "") -> None:
         super().__init__(router)
-        self.router, self.otherwise = router, otherwise
+        self.router, self.otherwise, self.site = router, otherwise, site
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +104,20 @@ class Asking:
         capabilities = NOTHING
         if upstream.era != "modern" or call.head.era == "legacy":
             capabilities = capabilities_for_legacy(declared)
-            upstream = await self._upstreams.fitting(upstream, call.head.era, capabilities)
+            until = time.monotonic() + timeout
+            upstream = await self._upstreams.fitting(upstream, call.head.era, capabilities, timeout)
+            timeout = max(0.0, until - time.monotonic())
         if upstream.era == "legacy":
             if capabilities != NOTHING and method in MAY_ASK:
                 return await self._ask_parked(call, member, upstream, route, params, timeout)
             return await upstream.request(
-                method, route.params, name=route.name, notify=call.notify, log_level=call.log_level, timeout=timeout
+                method,
+                route.params,
+                name=route.name,
+                notify=call.notify,
+                log_level=call.log_level,
+                project=call.head.project,
+                timeout=timeout,
             )
         if carried is not None or params.responses is not UNSET:
             refused = _error_of_client(params)
@@ -126,7 +138,13 @@ class Asking:
             elif wrong := param_headers.why_not(declared, arguments, headers):
                 return Answer(result=None, error=error_body(HEADER_MISMATCH, wrong))
         ask = partial(
-            member.upstream.request, method, route.params, name=route.name, notify=call.notify, timeout=timeout
+            member.upstream.request,
+            method,
+            route.params,
+            name=route.name,
+            notify=call.notify,
+            project=call.head.project,
+            timeout=timeout,
         )
         answer = await ask(headers=headers)
         if headers is None and method == "tools/call" and b"-32020" in (answer.error or b""):
@@ -157,6 +175,7 @@ class Asking:
             ask=partial(_take, parked),
             log_level=call.log_level,
             owner=call.head.session or parked.id,
+            project=call.head.project,
             timeout=FOR_LONG,
         )
         parked.start(work)
@@ -178,7 +197,10 @@ class Asking:
     async def _leg(
         self, call: Call, member: Member, route: Route, params: Params, parked: ParkedCall, timeout: float
     ) -> Answer:
-        answer = await parked.leg(call, timeout)
+        try:
+            answer = await parked.leg(call, timeout)
+        except TimeoutError as error:
+            raise member.upstream.late(timeout) from error
         if answer is None:
             text = PARKED + f"{self._router}:{parked.id}".encode()
             return parked.input_required(self._sealed(text, call, member, route, params))

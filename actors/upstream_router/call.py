@@ -11,12 +11,16 @@ from msgspec import UNSET
 
 from mcpctl.actors.upstream_router.access import Access
 from mcpctl.actors.upstream_router.project import Project
+from mcpctl.actors.upstream_router.quotas.limits import Limit
+from mcpctl.bus import measured
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.contracts.token import Principal
 from mcpctl.bus.errors import BusError
 from mcpctl.bus.feed import now
-from mcpctl.bus.frames import PIECE, Reply, Request, encode
+from mcpctl.bus.frames import LATE_AFTER, PIECE, Reply, Request, encode
+from mcpctl.bus.identity import role_of
 from mcpctl.bus.mcp_messages import Params, is_progress_of, reaches
+from mcpctl.bus.metrics import NONE
 
 LISTEN = "subscriptions/listen"
 """The method without a deadline."""
@@ -31,10 +35,19 @@ class Call:
     def __init__(self, bus: Bus, router: str, caller: str, reply: str, head: Request) -> None:
         self.head, self.caller, self.reply = head, caller, reply
         self.prefix = reply.rpartition(".")[0]
+        self._taken_at = now()
+        self._until = self._taken_at + head.budget / 1000
+        self._late = False
         self.permitted: Callable[[Access, Project], bool] | None = None
         """Decides the call again, when rights change while it runs."""
         self.principal: Principal | None = None
         self.ending: Literal["cancelled", "revoked", "expired", "lapsed", "stuck", "stopping"] | None = None
+        self.project = self.server = NONE
+        """What metrics count the call for: known once its caller was let in, and the server chosen."""
+
+        self.outcome = "stopping"
+        self.uses: tuple[str, list[Limit]] | None = None
+        """What it counts as, and the limits of quotas under which it does."""
         self.refusal: BusError | None = None
         """Why a call that has been decided again may not go on."""
         self.task: asyncio.Task[None] | None = None
@@ -47,6 +60,11 @@ class Call:
         self._waiting_bytes = 0
         self._pump: asyncio.Task[None] | None = None
 
+    @property
+    def is_share(self) -> bool:
+        """Whether another router asks, for what a server here has to say in a list or stream of a whole project."""
+        return role_of(self.caller) == "router"
+
     def end(self, why: Literal["cancelled", "revoked", "expired", "lapsed", "stuck", "stopping"]) -> bool:
         """End the call from outside: its task is cancelled, and that cancels the upstream. Return False if it ends."""
         if self.ending is not None or self.task is None:
@@ -55,11 +73,20 @@ class Call:
         self.task.cancel()
         return True
 
+    @property
+    def left(self) -> float:
+        """Seconds that are left of its budget."""
+        return max(0.0, self._until - now())
+
     def end_with_bearer(self, principal: Principal) -> None:
         """End the call when its bearer expires, if that is before its time is over."""
         left = principal.until - now()
         if left < self.head.budget / 1000 or (self.head.method == LISTEN and left < math.inf):
             self._expiry = asyncio.get_running_loop().call_later(left, self.end, "expired")
+
+    def begin(self) -> None:
+        """Note that the router has come to it."""
+        self._late = now() - self._taken_at > LATE_AFTER
 
     def leave(self) -> None:
         """Note that the call is over."""
@@ -117,19 +144,29 @@ class Call:
         """Say that the call is being worked on, and by whom."""
         await self._send("accepted")
 
-    async def move(self, router: str, otherwise: bytes) -> None:
+    async def move(self, router: str, otherwise: bytes, site: str = "") -> None:
         """Say that another router is to be asked; `otherwise` is the JSON-RPC error to answer with if it is gone."""
-        await self._send("moved", otherwise, error=bool(otherwise), router=router)
+        fault = ("unavailable", f"site {site} is not reached: its router {router} does not answer") if site else None
+        self.outcome = "moved"
+        await self._send("moved", otherwise, error=bool(otherwise), router=router, fault=fault)
+
+    def measure(self, seconds: float) -> None:
+        """Count the call, which is over."""
+        measured.CALLS.add((self.project, self.server, self.outcome))
+        if self.head.method != LISTEN:
+            measured.CALL_SECONDS.observe((self.server,), seconds)
 
     async def finish(self, body: bytes, *, error: bool) -> None:
         """Send the result (or the JSON-RPC error), after all notifications."""
+        self.outcome = "error" if error else "ok"
         await self._drain()
         await self._send("end", body, error=error)
 
     async def fail(self, fault: BusError) -> None:
         """Send what went wrong instead of a result."""
+        self.outcome = fault.code
         await self._drain()
-        await self._send("end", fault=(fault.code, str(fault)))
+        await self._send("end", fault=(fault.code, str(fault)), retry_ms=int((fault.retry_after or 0) * 1000))
 
     async def _drain(self) -> None:
         if self._pump is not None:
@@ -143,14 +180,16 @@ class Call:
         error: bool = False,
         fault: tuple[str, str] | None = None,
         router: str | None = None,
+        retry_ms: int = 0,
     ) -> None:
         with suppress(BusError):
             while len(body) > PIECE:
                 await self._bus.send(self.reply, encode(Reply("part", self._take_number()), body[:PIECE]))
                 body = body[PIECE:]
             router = self._router if kind == "accepted" else router
-            frame = encode(Reply(kind, self._take_number(), router=router, error=error, fault=fault), body)
-            await self._bus.send(self.reply, frame)
+            number, late = self._take_number(), self._late
+            head = Reply(kind, number, router=router, error=error, fault=fault, retry_ms=retry_ms, late=late)
+            await self._bus.send(self.reply, encode(head, body))
 
     def _take_number(self) -> int:
         self._number += 1

@@ -15,7 +15,7 @@ import msgspec
 
 from mcpctl.actors.upstream_router.call import Call
 from mcpctl.bus.contracts.token import Principal
-from mcpctl.bus.errors import DeadlineExceeded, Unavailable
+from mcpctl.bus.errors import Unavailable
 from mcpctl.bus.mcp_client import Answer, McpSessionLost, McpTransportError
 from mcpctl.bus.mcp_messages import (
     CLIENT_ERROR,
@@ -114,7 +114,7 @@ class ParkedCall:
     async def leg(self, call: Call, timeout: float) -> Answer | None:
         """Wait on behalf of one request: return the answer, or None where the server asks something first.
 
-        Raises `DeadlineExceeded` after `timeout` seconds, and what the upstream call raises.
+        Raises `TimeoutError` after `timeout` seconds, and what the upstream call raises.
         """
         if self._task is None:
             raise AssertionError("the upstream call has not begun")
@@ -125,10 +125,7 @@ class ParkedCall:
         try:
             async with asyncio.timeout(timeout):
                 await self._turn.wait()
-        except TimeoutError as error:
-            self.end()
-            raise DeadlineExceeded(f"no answer within {timeout:g} s") from error
-        except asyncio.CancelledError:
+        except (TimeoutError, asyncio.CancelledError):
             self.end()
             raise
         finally:
@@ -179,6 +176,10 @@ class ParkedCalls:
 
     def __init__(self) -> None:
         self._calls: dict[str, ParkedCall] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self._calls)
 
     def new(self, call: Call) -> ParkedCall:
         """Make the place of a call that may ask its client. Raises `Unavailable` where there are too many."""

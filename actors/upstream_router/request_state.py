@@ -48,6 +48,11 @@ class Seal:
         """Return the seal of the routers that share the folder `keys`: its keyring, if any, and the seed in it."""
         return cls(bytes(nkeys.from_seed((keys / "router.nk").read_bytes().strip()).seed), keys / KEYRING)
 
+    @classmethod
+    def of_site(cls, bearer: str) -> Self:
+        """Return the seal of a site's routers, which share the bearer by which they prove themselves."""
+        return cls(bearer.encode())
+
     def seal(self, purpose: str, text: bytes, bound: bytes) -> str:
         """Return an opaque text (URL-safe base64) that holds `text` and the time."""
         self._look()

@@ -3,7 +3,9 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
@@ -20,15 +22,20 @@ from mcpctl.actors.upstream_router.own_answers import OwnAnswers
 from mcpctl.actors.upstream_router.owners import Owners
 from mcpctl.actors.upstream_router.passages import Passages
 from mcpctl.actors.upstream_router.pins import Pins
+from mcpctl.actors.upstream_router.presence import Presence
+from mcpctl.actors.upstream_router.quotas.quotas import Quotas
 from mcpctl.actors.upstream_router.request_state import Seal
 from mcpctl.actors.upstream_router.server_logs import ServerLogs
 from mcpctl.actors.upstream_router.server_states import ServerStates
+from mcpctl.actors.upstream_router.sites import READ_LOG, Sites
 from mcpctl.actors.upstream_router.upstreams import Authority, Upstreams
 from mcpctl.actors.upstream_router.uses import Uses
+from mcpctl.bus import measured, metrics
 from mcpctl.bus.actor import Actor
 from mcpctl.bus.connection import Bus, Delivery, Tasks
 from mcpctl.bus.contract import PREFIX, Change
 from mcpctl.bus.contracts import catalog, gate, pins
+from mcpctl.bus.contracts.router import ReadLog
 from mcpctl.bus.errors import BadRequest, BusError, Cancelled, Forbidden, Internal, Unauthenticated, Unavailable
 from mcpctl.bus.frames import (
     ACCEPT_AFTER,
@@ -39,21 +46,27 @@ from mcpctl.bus.frames import (
     decode_cancel,
     decode_request,
     encode,
+    router_subject,
 )
-from mcpctl.bus.identity import inbox_of
+from mcpctl.bus.identity import AdmittedIdentity, inbox_of, router_id, site_of
 from mcpctl.bus.misuse import is_callers_own
 from mcpctl.bus.networks import Networks
+from mcpctl.bus.places import Places
 
 log = structlog.get_logger()
 
 DECIDE_AFTER = 0.2
 """Seconds until running calls are decided again that could not be."""
 
-CALLS = 4096
-"""Calls at once at the most; one more is told that the router is busy."""
+CALLS = 8192
+"""Calls at once at the most, of one project half as many; one more is told that the router is busy."""
 
-LISTENS = 50_000
+LISTENS = 100_000
 """Streams of notifications at once at the most: they cost memory, and nothing while nothing happens."""
+
+
+UNSEALS = 8
+"""Connections that the Catalog is asked for at once: the first list of hundreds of servers is not to hold up leases."""
 
 
 class UpstreamRouter(Actor):
@@ -63,21 +76,31 @@ class UpstreamRouter(Actor):
 
     def __init__(self, bus: Bus, settings: ActorSettings) -> None:
         super().__init__(bus)
-        self.id = f"r{secrets.token_hex(6)}"
+        self.site = site_of(bus.caller)
+        self.id = router_id(bus.caller) if self.site else f"r{secrets.token_hex(6)}"
         self._access = AccessCache(bus, settings)
-        self._logs = ServerLogs(self.id, self.audit)
+        self._sites = Sites(bus)
+        self._logs = ServerLogs(self.id, self.audit, self._sites)
         self._others = OtherRouters(bus, self.id)
         self._upstreams = Upstreams(settings, self._unseal, self._logs, self._others)
-        seal, networks = Seal.of_routers(settings.keys), Networks.parse(settings.upstream_networks)
+        own = bus.identity
+        seal = Seal.of_site(own.bearer) if isinstance(own, AdmittedIdentity) else Seal.of_routers(settings.keys)
+        networks = Networks.parse(settings.upstream_networks)
         self._asking = Asking(self.id, self._upstreams, seal)
         self._listening = Listening()
         self._owners = Owners(bus, self.id)
         self._beats = Beats(bus, self.id, self._gateway_gone)
         self._calls: dict[str, Call] = {}
-        self._work, self._listens = Tasks(CALLS), Tasks(LISTENS)
+        self._answered: set[str] = set()
+        """The reply subjects of calls that are over, and whose `end` has not been sent yet."""
+        self._work, self._listens = Tasks(), Tasks()
+        self._rooms = ((self._work, Places(CALLS)), (self._listens, Places(LISTENS)))
         self._background = Tasks()
+        self._unsealing = asyncio.Semaphore(UNSEALS)
+        self._quotas = Quotas(bus, self.id, self.audit)
         self._answering = Answering(
             self._access,
+            self._quotas,
             self._upstreams,
             self._asking,
             self._listening,
@@ -87,12 +110,31 @@ class UpstreamRouter(Actor):
             Uses(bus),
             OwnAnswers(bus, Gate(bus, Passages(bus, self._owners.sessions), self.audit, networks)),
             Pins(bus, self._access.catalog),
+            self._sites,
             settings,
         )
         self._deciding_again: asyncio.Task[int] | None = None
         self._narrowings = 0
-        self.parts = (self._logs, ServerStates(self.id, self._upstreams))
+        states = ServerStates(self.id, self._upstreams, self._sites, self.audit)
+        self._presence = Presence(bus, states)
+        if self.site:
+            self.service.metadata["site"] = self.site
+        else:  # which operator asks with which bearer is not for a site to hear
+            self.parts = (self._logs, states)
+        self._sites.on_site.append(self._check_site)
         self._endpoint = self.service.endpoint("mcp", f"{PREFIX}.mcp.*.*", self.role)
+        self.needs["leases"] = self._demand_leases
+        metrics.watch(self)
+
+    async def _demand_leases(self) -> None:
+        self._access.demand_leases()
+
+    def measures(self) -> Iterator[metrics.Measured]:
+        """Yield what metrics tell of this router."""
+        yield measured.AT_WORK, self._work.count, ()
+        yield measured.LISTENS, self._listens.count, ()
+        yield measured.PARKED, self._asking.parked.count, ()
+        yield from self._upstreams.measures()
 
     async def open(self) -> None:
         """Follow the feeds and take requests."""
@@ -108,28 +150,39 @@ class UpstreamRouter(Actor):
         await self._owners.open()
         await self._others.open()
         await self._beats.open()
-        await self.bus.receive(f"{PREFIX}.router.*.*", self._control)
-        await self.bus.receive(f"{PREFIX}.mcp.*.*", self._take, queue=self.role)
+        await self._quotas.open()
+        await self._sites.open()
+        if self.site:
+            for router in (self.id, EVERY_ROUTER):
+                await self.bus.receive(router_subject(router, "*"), self._control)
+        else:
+            await self.bus.receive(f"{PREFIX}.router.*.*", self._control)
+            await self.bus.receive(f"{PREFIX}.mcp.*.*", self._take, queue=self.role, inline=True)
         await self.bus.ready()
         for follower in self._access.followers:
             self._background.start(follower.run())
         for work in (self._upstreams.sweep(), self._asking.parked.sweep(), self._owners.run(), self._beats.run()):
             self._background.start(work)
+        self._background.start(self._presence.run())
+        self._background.start(self._quotas.run())
 
-    async def stop(self) -> None:
-        """Take nothing new, finish the calls at hand, end the upstreams."""
-        await self.bus.unsubscribe()
+    async def stop(self, grace: float = 10.0) -> None:
+        """Take nothing new, finish the calls at hand within `grace` seconds, end the upstreams."""
+        await self._presence.leave()
+        await self.bus.leave()
         for call in self._calls.values():
             if call.head.method == LISTEN:
                 call.end("stopping")
         await self._listens.finish(1.0)
-        await self._work.finish(5.0)
+        await self._work.finish(grace)
         await self._owners.stop()
-        await super().stop()
+        await self._quotas.stop()
+        await super().stop(grace)
 
     async def close(self) -> None:
         await self._background.cancel()
         await self._listening.close()
+        await self._quotas.close()
         await self._others.close()
         self._asking.parked.close()
         await self._upstreams.close()
@@ -143,16 +196,27 @@ class UpstreamRouter(Actor):
             return
         try:
             head, body = decode_request(msg.data)
-            tasks = self._listens if head.method == LISTEN else self._work
-            if tasks.full:
+            tasks, places = self._rooms[head.method == LISTEN]
+            if not places.has_room(head.project):
                 raise Unavailable("the router is at its limit of running calls")
         except BusError as error:
             with suppress(BusError):
                 await self.bus.send(msg.reply, encode(Reply("end", 1, fault=(error.code, str(error)))))
             return
+        if head.method == READ_LOG and self.site and caller == self.role:
+            await self._tell_log(msg.reply, body)
+            return
         call = Call(self.bus, self.id, caller, msg.reply, head)
         self._calls[msg.reply] = call
+        places.take(head.project)
         call.task = tasks.start(self._run(call, body))
+        call.task.add_done_callback(lambda _: places.leave(head.project))
+
+    async def _tell_log(self, reply: str, body: bytes) -> None:
+        """Tell a router of the default group what a server here has written: it has decided who may see that."""
+        with suppress(BusError, ValueError):
+            said = self._logs.newest(ReadLog.model_validate_json(body)).model_dump_json().encode()
+            await self.bus.send(reply, encode(Reply("end", 1), said))
 
     async def _control(self, msg: Delivery) -> None:
         _, _, _, router, caller = msg.subject.split(".")
@@ -167,13 +231,20 @@ class UpstreamRouter(Actor):
             return
         if router == self.id and cancel.reply is not None and cancel.reply.startswith(inbox_of(caller) + "."):
             call = self._calls.get(cancel.reply)
-            if call is not None:
+            if call is not None and not cancel.probe:
                 call.end("cancelled")
+            elif cancel.probe and call is None and cancel.reply not in self._answered:
+                lost = Unavailable("the answer to this request was lost; it may have been carried out")
+                with suppress(BusError):
+                    await self.bus.send(cancel.reply, encode(Reply("end", 1, fault=(lost.code, str(lost)))))
         elif router == EVERY_ROUTER and cancel.session is not None and cancel.request_id is not None:
             for call in self._calls.values():
                 if _is_request(call.head, cancel):
                     call.end("cancelled")
             self._asking.parked.end_where(lambda parked: _is_request(parked.head, cancel))
+
+    def _check_site(self, site: str) -> None:
+        self.service.checks[f"site {site}"] = partial(self._sites.check, site)
 
     def _gateway_gone(self, prefix: str) -> None:
         for call in self._calls.values():
@@ -239,6 +310,7 @@ class UpstreamRouter(Actor):
     # --- one call ---
 
     async def _run(self, call: Call, body: bytes) -> None:
+        call.begin()
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
         accepting = loop.call_later(ACCEPT_AFTER, lambda: accepted.append(self._work_beside(call)))
@@ -263,24 +335,32 @@ class UpstreamRouter(Actor):
         call.leave()
         for task in accepted:
             task.cancel()
+        self._answered.add(call.reply)
         self._calls.pop(call.reply, None)
         self._beats.remove(call.prefix)
-        self._endpoint.count(time.perf_counter() - started, fault.code if fault is not None else "")
+        seconds = time.perf_counter() - started
+        self._endpoint.count(seconds, fault.code if fault is not None else "")
         if isinstance(fault, Forbidden):
             self.audit.append_later(call.event("call", "deny", rule=str(fault)))
-        if fault is not None:
-            await call.fail(fault)
-        elif moved is not None:
-            await call.move(moved.router, moved.otherwise)
-        else:
-            await call.finish(answer.result or answer.error or b"{}", error=answer.result is None)
+        try:
+            await self._quotas.leave(call, moved=moved is not None)
+            if fault is not None:
+                await call.fail(fault)
+            elif moved is not None:
+                await call.move(moved.router, moved.otherwise, moved.site)
+            else:
+                await call.finish(answer.result or answer.error or b"{}", error=answer.result is None)
+        finally:
+            self._answered.discard(call.reply)
+        call.measure(seconds)
 
     def _work_beside(self, call: Call) -> asyncio.Task[None]:
         return self._background.start(call.accept())
 
     async def _unseal(self, server: str, authority: Authority) -> catalog.Connection:
         bearer, project = authority
-        return await self.bus.call(catalog.unseal, catalog.Unseal(bearer=bearer, project=project, server=server))
+        async with self._unsealing:
+            return await self.bus.call(catalog.unseal, catalog.Unseal(bearer=bearer, project=project, server=server))
 
 
 def _is_request(head: Request, cancel: Cancel) -> bool:

@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict, deque
 from itertools import islice
 
+from mcpctl.actors.upstream_router.sites import Sites
 from mcpctl.bus.actor import Caller, event_of, handles
 from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.context import traceparent
@@ -53,10 +54,10 @@ class ServerLog:
 
 
 class ServerLogs:
-    """The logs of all servers that this router runs."""
+    """The logs of all servers that this router runs, and, by way of `sites`, of those that routers of sites run."""
 
-    def __init__(self, router_id: str, audit: AuditWriter) -> None:
-        self._router, self._audit = router_id, audit
+    def __init__(self, router_id: str, audit: AuditWriter, sites: Sites | None = None) -> None:
+        self._router, self._audit, self._sites = router_id, audit, sites
         self._logs: OrderedDict[str, ServerLog] = OrderedDict()
         self._forgotten = 0
         """The highest number of a log that was given up: a reader may have it as its cursor."""
@@ -73,6 +74,11 @@ class ServerLogs:
     @handles(router.read_log)
     async def read(self, request: router.ReadLog, caller: Caller) -> router.ServerLog:
         await self._note(request.name, caller.authority)
+        own = self.newest(request)
+        return own if self._sites is None else own.model_copy(update={"sites": await self._sites.logs(request)})
+
+    def newest(self, request: router.ReadLog) -> router.ServerLog:
+        """Return what this router has of a log."""
         log = self._logs.get(request.name)
         lines = () if log is None else log.newest(request.after.get(self._router, 0), request.limit)
         return router.ServerLog(router=self._router, known=log is not None, lines=lines)

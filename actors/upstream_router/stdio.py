@@ -157,7 +157,7 @@ class StdioClient:
                 self.server = await self._negotiate(era)
         except TimeoutError as error:
             await self.close()
-            raise McpTransportError(f"no answer to initialize within {timeout:.0f} s", sent=False) from error
+            raise McpTransportError(f"no answer to initialize within {timeout:.3g} s", sent=False) from error
         except BaseException:
             await self.close()
             raise
@@ -271,6 +271,9 @@ class StdioClient:
             process.stdin.write(message + b"\n")
             await process.stdin.drain()
         except (ConnectionError, RuntimeError) as error:
+            with suppress(TimeoutError):  # its pipe is closed before it has an exit status
+                async with asyncio.timeout(LAST_WORDS):
+                    await process.exited.wait()
             raise McpTransportError(self._ended(), sent=False) from error
 
     def _write_now(self, line: bytes) -> None:

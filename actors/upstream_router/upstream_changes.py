@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from mcpctl.actors.upstream_router.other_routers import OtherRouters
+from mcpctl.actors.upstream_router.site_client import SiteClient
 from mcpctl.actors.upstream_router.stdio import StdioClient
 from mcpctl.bus.connection import Tasks, cancel
 from mcpctl.bus.errors import BadGateway, BusError, DeadlineExceeded
@@ -49,7 +50,7 @@ FOR_EVER = 10.0 * 365 * 86400
 SUBSCRIBE_SECONDS = 5.0
 SUBSCRIBE_AT_ONCE = 16
 
-Client = McpHttpClient | StdioClient
+Client = McpHttpClient | StdioClient | SiteClient
 Drop = Callable[[Client], Awaitable[None]]
 
 

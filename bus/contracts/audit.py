@@ -1,6 +1,7 @@
 """What was done and decided: the ledger's events, kept by the AuditSink."""
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import Field
@@ -60,12 +61,12 @@ class Event(Message):
     detail: str | None = None
     choices: dict[str, str] | None = None
 
-    @property
-    def tail_subject(self) -> str:
-        """Return the subject on which auditors hear this event."""
-        kind = self.kind.replace(".", "-")
-        who = self.principal or "nobody"
-        return f"{PREFIX}.audit.{self.project or NO_PROJECT}.{subject_token(kind)}.{self.outcome}.{who}"
+
+@lru_cache(maxsize=4096)
+def tail_subject(project: str | None, kind: str, outcome: str, principal: str | None) -> str:
+    """Return the subject on which auditors hear such an event."""
+    token = subject_token(kind.replace(".", "-"))
+    return f"{PREFIX}.audit.{project or NO_PROJECT}.{token}.{outcome}.{principal or 'nobody'}"
 
 
 class Entry(Message):

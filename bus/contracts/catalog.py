@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from mcpctl.bus.bindings import NameGlob
 from mcpctl.bus.contract import MOST, Applied, Authorized, Backup, Call, Done, Dump, Feed, Message, Need, Ref, Restore
 from mcpctl.bus.names import Label, Labels, Lifetime, lifetime_seconds
+from mcpctl.bus.quotas import GivenQuota, Quota
 
 SECRET_MARK = "secret:"  # noqa: S105 - the mark of a reference, not a secret
 """A header or environment value that begins so names a secret: the value is unsealed for the router alone."""
@@ -39,7 +40,8 @@ def demand_http(url: str, member: str, instead: str) -> None:
 class ServerSpec(Message):
     """An upstream MCP server: reached over Streamable HTTP (`url`) or started over stdio (`command`).
 
-    `prefix` names its tools in projects with `naming: prefix`: `<prefix>__<tool>`; default: its name.
+    `prefix` names its tools in projects with `naming: prefix`: `<prefix>__<tool>`; default: its name. `placement` is
+    the site whose routers reach it; without one those of the default group do.
     """
 
     name: Label
@@ -51,6 +53,7 @@ class ServerSpec(Message):
     env: dict[EnvName, EnvValue] = Field(default_factory=dict)
     prefix: Prefix | None = None
     isolation: Literal["shared", "session"] = "shared"
+    placement: Label | None = None
 
     @model_validator(mode="after")
     def _is_one_transport(self) -> Self:
@@ -174,7 +177,8 @@ class ProjectSpec(Message):
 
     `max_token_ttl` (`30d`, `12h`) is the longest that an mcptoken of the project may last. `naming` says how agents
     see its tools: `plain` (one server, its own names) or `prefix` (`<prefix>__<tool>`). Where it is not given, a new
-    project with several servers has `prefix`, any other new one `plain`, and one that is there keeps its own.
+    project with several servers has `prefix`, any other new one `plain`, and one that is there keeps its own. `quota`
+    bounds what all its callers ask together.
     """
 
     name: Label
@@ -185,6 +189,7 @@ class ProjectSpec(Message):
     max_token_ttl: Lifetime | None = None
     gate: GateSpec | None = None
     pin_tools: bool = True
+    quota: GivenQuota = None
 
     @property
     def max_token_ttl_seconds(self) -> int | None:
@@ -473,6 +478,7 @@ class UpstreamServer(Message):
     revision: str
     transport: Literal["http", "stdio"]
     isolation: Literal["shared", "session"]
+    placement: str = ""
 
 
 class View(Message):
@@ -490,6 +496,7 @@ class View(Message):
     gate: GateSpec | None = None
     pin_tools: bool = True
     prompts: tuple[IndexedPrompt, ...] = ()
+    quota: Quota | None = None
 
     @property
     def prefixed(self) -> bool:
@@ -498,7 +505,10 @@ class View(Message):
 
 
 class Unseal(Authorized):
-    """Give the router all that it takes to connect to one server of a project, secrets in clear."""
+    """Give the router all that it takes to connect to one server of a project, secrets in clear.
+
+    To a router of the site on which the server is placed, and to no other.
+    """
 
     project: Label
     server: Label
@@ -691,8 +701,8 @@ restore = Call(
     "catalog.restore", Restore, Done, callers=("operator",), needs=Need.to_operate("restore", "escalate"), timeout=30.0
 )
 
-view = Call("catalog.view", GetView, View, callers=("router",))
-unseal = Call("catalog.unseal", Unseal, Connection, callers=("router",))
+view = Call("catalog.view", GetView, View, callers=("router",), timeout=4.0, repeatable=True)
+unseal = Call("catalog.unseal", Unseal, Connection, callers=("router",), timeout=4.0, repeatable=True)
 read_prompts = Call("catalog.read_prompts", ReadPrompts, PromptTexts, callers=("router",))
 unseal_model = Call("catalog.unseal_model", UnsealModel, ModelConnection, callers=("router",))
 

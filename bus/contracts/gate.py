@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mcpctl.bus.contract import Authorized, Call, Message, Need
+from mcpctl.bus.contract import ELECTION, Authorized, Call, Message, Need
 from mcpctl.bus.contracts.catalog import Tag
 from mcpctl.bus.names import Label
 
@@ -125,9 +125,11 @@ class ClosedGate(Message):
     closed: int
 
 
-find_passage = Call("session.find_passage", FindPassage, FoundPassage, callers=("router",))
-open_gate = Call("session.open_gate", OpenGate, OpenedGate, callers=("router",))
-note_reading = Call("session.note_reading", NoteReading, FoundPassage, callers=("router",))
+find_passage = Call(
+    "session.find_passage", FindPassage, FoundPassage, callers=("router",), timeout=ELECTION, repeatable=True
+)
+open_gate = Call("session.open_gate", OpenGate, OpenedGate, callers=("router",), timeout=ELECTION)
+note_reading = Call("session.note_reading", NoteReading, FoundPassage, callers=("router",), timeout=ELECTION)
 list_gates = Call(
     "session.list_gates",
     ListGates,

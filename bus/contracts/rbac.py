@@ -83,6 +83,26 @@ class GetScope(Authorized):
     project: Label
 
 
+OF_TOKENS = "mcptoken-"
+"""Begins the names of the definitions that hold mcptokens' own bindings; nobody else may use it."""
+
+
+def name_of_tokens(sha: str) -> str:
+    """Return the name of the definition with the bindings of one mcptoken."""
+    return OF_TOKENS + sha[:32]
+
+
+def may_have(definition: str, subject: str) -> bool:
+    """Tell whether a definition may name a subject: a token's own one names that token alone."""
+    kind, _, name = subject.partition(":")
+    return not definition.startswith(OF_TOKENS) or (kind == "McpToken" and definition == name_of_tokens(name))
+
+
+def may_concern(definition: str, sha: str) -> bool:
+    """Tell whether a definition may be about a bearer: a token's own one is about no other."""
+    return not definition.startswith(OF_TOKENS) or definition == name_of_tokens(sha)
+
+
 class ScopeOf(Message):
     """The scope, as it was at change `seq` of `epoch`, of the principal as of `token_seq` of `token_epoch`.
 
@@ -238,8 +258,12 @@ check = Call(
     Verdict,
     callers=("operator", "token", "catalog", "session", "audit", "router"),
     http=("POST /can-i",),
+    timeout=4.0,
+    repeatable=True,
 )
-scope = Call("rbac.scope", GetScope, ScopeOf, callers=("router", "catalog", "operator", "token"))
+scope = Call(
+    "rbac.scope", GetScope, ScopeOf, callers=("router", "catalog", "operator", "token"), timeout=4.0, repeatable=True
+)
 check_ceiling = Call("rbac.check_ceiling", CheckCeiling, Done, callers=("token",))
 define = Call(
     "rbac.define", Define, Definition, callers=("operator",), needs=Need("create", "rbac"), http=("POST /rbac",)

@@ -29,11 +29,15 @@ class LogLine(Message):
 
 
 class ServerLog(Message):
-    """The newest lines that one router has; `known` tells whether it has started the server at all."""
+    """The newest lines that one router has; `known` tells whether it has started the server at all.
+
+    `sites` are the logs of routers of sites: they are not asked by operators, whose bearers they are not to hear.
+    """
 
     router: str
     known: bool
     lines: tuple[LogLine, ...] = ()
+    sites: tuple["ServerLog", ...] = ()
 
 
 class GetServerStates(Authorized):
@@ -49,7 +53,9 @@ class ServerState(Message):
     """One server, as a router reaches it: a `reason` says why it does not, or not on all connections.
 
     `unused` is one that was not asked for, or not for long. `versions` are the revisions of MCP that are spoken on its
-    connections, the newest first; `since` is in milliseconds since 1970.
+    connections, the newest first; `since` is in milliseconds since 1970. While its `breaker` is not closed, calls to it
+    are refused for the `cause`; `retry_at` (as `since`) is the next probe. `failures` are those in a row, `running` the
+    requests at hand, `refused` those that were not passed on since this router was first asked for it.
     """
 
     server: str
@@ -58,13 +64,33 @@ class ServerState(Message):
     connections: int = 0
     reason: str | None = None
     since: int | None = None
+    breaker: Literal["closed", "open", "half-open"] = "closed"
+    cause: Literal["away", "slow", "credentials"] | None = None
+    retry_at: int | None = None
+    failures: int = 0
+    running: int = 0
+    refused: int = 0
+
+
+class SiteRouter(Message):
+    """A router of a site, as another router last heard of it (milliseconds since 1970), and whether it is there."""
+
+    router: str
+    site: str
+    heard_at: int
+    present: bool
+    servers: tuple[ServerState, ...] = ()
 
 
 class ServerStates(Message):
-    """The servers that one router has been asked for; of a server that is missing it knows nothing."""
+    """The servers that one router has been asked for; of a server that is missing it knows nothing.
+
+    `sites` are the routers of sites that it has heard of: they tell of the servers that are placed there.
+    """
 
     router: str
     servers: tuple[ServerState, ...] = ()
+    sites: tuple[SiteRouter, ...] = ()
 
 
 read_log = Call(
@@ -82,5 +108,6 @@ server_states = Call(
     ServerStates,
     callers=("operator",),
     needs=Need("view", "servers"),
+    http=("GET /server-states",),
     everyone=True,
 )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mcpctl.bus.contract import Authorized, Call, Done, Feed, Message
+from mcpctl.bus.contract import ELECTION, Authorized, Call, Done, Feed, Message
 from mcpctl.bus.names import Label
 
 SessionId = Annotated[str, Field(repr=False, pattern=r"^[\x21-\x7e]{1,256}$")]
@@ -115,8 +115,9 @@ class ClaimOwner(Authorized):
     """Make this router the owner of a caller's state at a server with `isolation: session`, unless another is.
 
     The state belongs to the legacy session of that key, or without one to the bearer's principal. A router's id is its
-    own word: all routers are one role, and no other role may ask. Answered with `Unavailable` where the router's lease
-    of this term does not run, and with `NotFound` where the session is closed, or is not this bearer's.
+    own word, but for one that was admitted for a site: all others are one role, and no other role may ask. Answered
+    with `Unavailable` where the router's lease of this term does not run, and with `NotFound` where the session is
+    closed, or is not this bearer's.
     """
 
     router: RouterId
@@ -155,13 +156,17 @@ class Kept(Message):
     term: Term
 
 
-open_session = Call("session.open", OpenSession, OpenedSession, callers=("gateway",))
-find = Call("session.find", FindSession, FoundSession, callers=("gateway",))
-set_log_level = Call("session.set_log_level", SetLogLevel, Done, callers=("gateway",))
-set_subscription = Call("session.set_subscription", SetSubscription, FoundSession, callers=("gateway",))
-take_stream = Call("session.take_stream", TakeStream, FoundSession, callers=("gateway",))
-close = Call("session.close", CloseSession, Done, callers=("gateway",))
-claim = Call("session.claim", ClaimOwner, Owner, callers=("router",))
+open_session = Call("session.open", OpenSession, OpenedSession, callers=("gateway",), timeout=ELECTION, repeatable=True)
+find = Call("session.find", FindSession, FoundSession, callers=("gateway",), timeout=ELECTION, repeatable=True)
+set_log_level = Call(
+    "session.set_log_level", SetLogLevel, Done, callers=("gateway",), timeout=ELECTION, repeatable=True
+)
+set_subscription = Call(
+    "session.set_subscription", SetSubscription, FoundSession, callers=("gateway",), timeout=ELECTION, repeatable=True
+)
+take_stream = Call("session.take_stream", TakeStream, FoundSession, callers=("gateway",), timeout=ELECTION)
+close = Call("session.close", CloseSession, Done, callers=("gateway",), timeout=ELECTION, repeatable=True)
+claim = Call("session.claim", ClaimOwner, Owner, callers=("router",), timeout=ELECTION)
 keep = Call("session.keep", KeepRouter, Kept, callers=("router",), timeout=1.0)
 
 ROUTER_LEASE = 5

@@ -24,6 +24,7 @@ from mcpctl.bus.contract import (
 )
 from mcpctl.bus.contracts.rbac import Binding
 from mcpctl.bus.names import Label, Labels, UserName, principal_label
+from mcpctl.bus.quotas import GivenQuota, Quota, TokenQuota
 
 DEFAULT_TTL_SECONDS = 30 * 24 * 3600
 SESSION_TTL_SECONDS = 12 * 3600
@@ -46,7 +47,10 @@ class Owner(Message):
 
 
 class Principal(Message):
-    """Who a bearer stands for. `sha` is the SHA-256 of that bearer, `parents` those of the tokens above it."""
+    """Who a bearer stands for. `sha` is the SHA-256 of that bearer, `parents` those of the tokens above it.
+
+    `quotas` are its own and those of the tokens above it, as far as they have one: each bounds it.
+    """
 
     kind: Literal["User", "ServiceAccount", "McpToken"]
     name: str
@@ -54,6 +58,7 @@ class Principal(Message):
     owner: Owner
     project: str | None = None
     parents: tuple[str, ...] = ()
+    quotas: tuple[TokenQuota, ...] = ()
     expires_in_ms: int | None = None
     until: float = Field(default=inf, exclude=True)
     """When it expires by the clock of `feed.now`, where it was resolved; never sent."""
@@ -170,16 +175,17 @@ class GroupSpec(Message):
 
 
 class ServiceAccountSpec(Message):
-    """A service account, as a document describes it."""
+    """A service account, as a document describes it; its `router_site` is never changed."""
 
     name: Label
     labels: Labels = Field(default_factory=dict)
     description: str = Field("", max_length=500)
     groups: tuple[Label, ...] = Field((), max_length=MOST)
+    router_site: Label | None = None
 
 
 class TokenSpec(Message):
-    """An mcptoken, as a document describes it: created where it is missing, and never changed."""
+    """An mcptoken, as a document describes it: created where it is missing, and never changed (nor is its quota)."""
 
     project: Label
     name: Label
@@ -189,6 +195,7 @@ class TokenSpec(Message):
     ttl_seconds: Ttl | None = None
     expires_at: AwareDatetime | None = None
     never_expires: bool = False
+    quota: GivenQuota = None
 
 
 class CreateUser(Authorized):
@@ -293,12 +300,16 @@ class DeleteGroup(Authorized):
 
 
 class CreateServiceAccount(Authorized):
-    """Create a service account."""
+    """Create a service account.
+
+    With `router_site` its bearers admit routers of that site to the bus, and are good for nothing else.
+    """
 
     name: Label
     labels: Labels = Field(default_factory=dict)
     groups: tuple[Label, ...] = Field((), max_length=MOST)
     description: str = Field("", max_length=500)
+    router_site: Label | None = None
 
 
 class ServiceAccount(Message):
@@ -308,6 +319,7 @@ class ServiceAccount(Message):
     labels: dict[str, str] = Field(default_factory=dict)
     groups: tuple[str, ...]
     description: str
+    router_site: str | None = None
     created_at: datetime
 
 
@@ -368,7 +380,7 @@ class IssueToken(Authorized):
 
     It lasts `ttl_seconds`, or until `expires_at`, or (`never_expires`) for ever; where nothing is said, 30 days, or as
     long as its project allows. `rbac` `clone` adds the issuer's own rights in that project to `bindings`. `force`
-    revokes an active token of that name first.
+    revokes an active token of that name first. `quota` bounds it for good, together with what it issues itself.
     """
 
     project: Label
@@ -380,6 +392,7 @@ class IssueToken(Authorized):
     ttl_seconds: Ttl | None = None
     expires_at: AwareDatetime | None = None
     never_expires: bool = False
+    quota: GivenQuota = None
     force: bool = False
 
 
@@ -406,6 +419,7 @@ class Token(Message):
     last_use: LastUse | None
     expires_at: datetime | None
     revoked_at: datetime | None = None
+    quota: Quota | None = None
     status: Status
 
 
@@ -462,7 +476,10 @@ class RevokeToken(Authorized):
 
 
 class RotateToken(Authorized):
-    """Issue a new bearer under an mcptoken's name, with its bindings; the old one works for `overlap_seconds` more."""
+    """Issue a new bearer under an mcptoken's name, with its bindings; the old one works for `overlap_seconds` more.
+
+    The two have one quota together, that of the old one.
+    """
 
     project: Label
     name: Label
@@ -549,6 +566,8 @@ resolve = Call(
     ResolveBearer,
     Resolved,
     callers=("gateway", "router", "rbac", "catalog", "session", "audit"),
+    timeout=4.0,
+    repeatable=True,
 )
 find_principal = Call(
     "token.find_principal", FindPrincipal, Resolved, callers=("rbac",), needs=Need.to_operate("impersonate")

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 import structlog
 from aiohttp import web
 
+from mcpctl.bus import measured
 from mcpctl.bus.bearer import kind_of
 from mcpctl.bus.connection import Bus
 from mcpctl.bus.context import request_context, trace_of
 from mcpctl.bus.contract import Message
 from mcpctl.bus.contracts import token
 from mcpctl.bus.errors import BusError, Forbidden, Unavailable
+from mcpctl.bus.metrics import OTHER
 from mcpctl.bus.service import Endpoint
 from mcpctl.gateway.admission import Admission
 from mcpctl.gateway.authorization import Refused, bearer_of
@@ -22,6 +24,10 @@ from mcpctl.gateway.rest.routes import BASE, Route, routes
 from mcpctl.gateway.wire import Fault
 
 log = structlog.get_logger()
+
+PATIENCE = 2.0
+"""Seconds to wait for the first of all replicas that are asked."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class RestApi:
@@ -48,7 +54,12 @@ class RestApi:
         started = time.perf_counter()
         answered = await self._rendered(request, served)
         error = f"HTTP {answered.status}" if answered.status >= 500 else ""
-        self._counts.count(time.perf_counter() - started, error)
+        seconds = time.perf_counter() - started
+        self._counts.count(seconds, error)
+        measured.HTTP_SECONDS.observe(("rest",), seconds)
+        measured.HTTP_REQUESTS.add(
+            ("rest", request.method if request.method in METHODS else OTHER, str(answered.status))
+        )
         return answered
 
     async def _rendered(self, request: web.Request, served: dict[str, Route]) -> web.Response:
@@ -76,7 +87,7 @@ class RestApi:
             message = await reading.read(request, route, bearer)
             if bearer is not None:
                 demand_own(bearer, message)
-            return _reply(route, await self._call(request, route, message))
+            return _reply(route, *await self._call(request, route, message))
         except (BusError, Refused) as error:
             raise problem_of(error, bearer_given=route.needs_bearer) from error
 
@@ -96,12 +107,14 @@ class RestApi:
             raise
         return bearer
 
-    async def _call(self, request: web.Request, route: Route, message: Message) -> Message:
+    async def _call(self, request: web.Request, route: Route, message: Message) -> list[Message]:
+        """Return the answer, or those of all replicas where everyone is asked."""
         if not self._bus.client.is_connected:  # nats-py would wait for the connection until the time is over
             raise Unavailable("the bus is away")
         with request_context(route.call.timeout, trace_of(request.headers.get("traceparent"))):
-            reply: Message = await self._bus.call(route.call, message)
-        return reply
+            if route.call.everyone:
+                return await self._bus.ask_everyone(route.call, message, patience=PATIENCE)
+            return [await self._bus.call(route.call, message)]
 
     async def _describe(self, request: web.Request) -> web.Response:
         try:
@@ -135,7 +148,8 @@ def _not_allowed(request: web.Request, methods: Iterable[str]) -> Problem:
     return Problem(405, f"{request.method} is not served here", {"Allow": _allowed(methods)})
 
 
-def _reply(route: Route, reply: Message) -> web.Response:
+def _reply(route: Route, *replies: Message) -> web.Response:
     if route.status == 204:
         return empty_answer()
-    return answer(reply.model_dump_json(exclude_none=route.omits_nulls).encode(), route.status)
+    said = [reply.model_dump_json(exclude_none=route.omits_nulls).encode() for reply in replies]
+    return answer(b'{"items":[%b]}' % b",".join(said) if route.call.everyone else said[0], route.status)

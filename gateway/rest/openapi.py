@@ -185,7 +185,11 @@ def _closed(schema: Any) -> Any:
 def _answer(route: Route, schemas: dict[str, Schema]) -> Schema:
     described: Schema = {"description": _DESCRIPTIONS[route.status]}
     if route.call.reply is not Done:
-        described["content"] = {JSON: {"schema": _reply_schema(route.call.reply, route, schemas)}}
+        schema = _reply_schema(route.call.reply, route, schemas)
+        if route.call.everyone:  # an answer of each replica
+            items = {"type": "array", "items": schema}
+            schema = {"type": "object", "properties": {"items": items}, "required": ["items"]}
+        described["content"] = {JSON: {"schema": schema}}
     return described
 
 
