@@ -8,10 +8,12 @@ from pathlib import Path
 from pydantic_settings import BaseSettings
 
 from mcpctl.actors.settings import ActorSettings
-from mcpctl.bus import permissions
+from mcpctl.bus import measured, permissions
 from mcpctl.bus.contract import ACTORS, Call, Event, Role, declared
 from mcpctl.bus.contracts.every import CONTRACTS
 from mcpctl.bus.errors import BusError
+from mcpctl.bus.metrics import SECONDS, Family
+from mcpctl.bus.metrics_text import BUILD_INFO
 from mcpctl.gateway.settings import GatewaySettings
 
 HERE = Path(__file__).parent
@@ -64,6 +66,31 @@ def contracts() -> str:
         lines += [f"- `{subject}`" for subject in granted.publish]
         lines += ["", "May subscribe:", "", *(f"- `{subject}`" for subject in granted.subscribe), ""]
     return HEAD + "\n".join(lines).rstrip() + "\n"
+
+
+def metrics() -> str:
+    """Return the page of all metrics."""
+    lines = [
+        "# Metrics",
+        "",
+        "Every process tells its own at `http://$MCPCTL_METRICS_HOST:$MCPCTL_METRICS_PORT/metrics`, beside",
+        "`/healthz` and `/readyz`; the port is closed unless set. `nats req '$SRV.STATS' ''` shows them in `data`,",
+        "summed over projects and servers, histograms as averages. `process_*`, `python_gc_*` are the library's.",
+        "Alarms are in `compose/prometheus/rules.yaml`, a dashboard is `compose/grafana/dashboard.json`.",
+        "",
+        "| metric | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{family.name}` | {family.kind} | {', '.join(f'`{label}`' for label in family.labels)} | {family.text} |"
+        for family in vars(measured).values()
+        if isinstance(family, Family)
+    ]
+    lines += [f"| `mcpctl_build_info` | gauge | `version` | {BUILD_INFO} |"]
+    buckets = ", ".join(f"{seconds:g}" for seconds in SECONDS)
+    lines += ["", f"Buckets of all histograms, in seconds: {buckets}.", ""]
+    lines += ["Labels of projects and servers are bounded: a family that is full counts the rest as `other`.", ""]
+    return HEAD + "\n".join(lines)
 
 
 def settings() -> str:
@@ -148,7 +175,13 @@ KNOWN = frozenset(
 
 
 VARIABLES = HERE.parent / "bus" / "variables.py"
-PAGES = {"contracts.md": contracts, "settings.md": settings, "protocol.md": protocol, "../bus/variables.py": variables}
+PAGES = {
+    "contracts.md": contracts,
+    "metrics.md": metrics,
+    "settings.md": settings,
+    "protocol.md": protocol,
+    "../bus/variables.py": variables,
+}
 
 
 def main() -> int:
