@@ -3,9 +3,11 @@
 import asyncio
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import structlog
 
 from mcpctl.bus import provision
 from mcpctl.bus.connection import Bus
@@ -19,6 +21,20 @@ ROOM_BYTES = 4 << 30
 # Thousands of small databases and streams wait for a disk that others may keep busy for seconds; memory does not.
 if os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > ROOM_BYTES:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", IN_MEMORY)
+
+
+def _uncached(configure=structlog.configure, **options):
+    configure(**options | {"cache_logger_on_first_use": False})
+
+
+structlog.configure = _uncached  # a logger that was cached in one test could not be captured in the next
+
+
+@pytest.fixture(autouse=True)
+def _log():
+    """Begin each test with a log that says all, to stderr: a worker that has imported the CLI would say nothing."""
+    structlog.reset_defaults()
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 @pytest.fixture(scope="session")

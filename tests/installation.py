@@ -106,7 +106,7 @@ class Installation:
         """Return the process ids of its direct children by the name of their part."""
         found = {}
         for pid in processes():
-            if _parent(pid) == self.process.pid:
+            if parent_of(pid) == self.process.pid:
                 found[_part(_command(pid))] = pid
         return found
 
@@ -114,10 +114,10 @@ class Installation:
         """Run a CLI command against it."""
         return forked.run(list(arguments), self.environment | environment, stdin, seconds=60)
 
-    def background(self, *arguments: str) -> subprocess.Popen[str]:
+    def background(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a command that does not end by itself."""
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen([*PROGRAM, *arguments], env=self.environment, text=True, **quiet)
+        return subprocess.Popen([*PROGRAM, *arguments], env=self.environment | environment, text=True, **quiet)
 
     def ok(self, *arguments: str, stdin: str = "", **environment: str) -> str:
         """Run a CLI command that must succeed, and return what it prints."""
@@ -175,7 +175,7 @@ def mentioning(path: Path) -> list[int]:
     return found
 
 
-def _parent(pid: int) -> int | None:
+def parent_of(pid: int) -> int | None:
     """Return the parent of a process; None where it is gone or only waits to be reaped."""
     try:
         state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -53,7 +53,7 @@ class RawNats:
             options |= {"nkey": key.public_key.decode(), "sig": signed}
         elif who is not None:
             given = who.options()
-            options |= {"user": given["user"], "pass": given["password"], "name": given["name"]}
+            options |= {"user": given["user"], "pass": given["password"](), "name": given["name"]}
         writer.write(b"CONNECT " + json.dumps(options).encode() + b"\r\n")
         raw = cls(reader, writer)
         try:

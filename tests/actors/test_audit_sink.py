@@ -5,7 +5,6 @@ import contextlib
 import hashlib
 import json
 import shutil
-import sqlite3
 from datetime import UTC, datetime
 
 import pytest
@@ -20,12 +19,14 @@ from mcpctl.bus.auditing import AuditWriter
 from mcpctl.bus.connection import Bus, connect_nats
 from mcpctl.bus.contracts import audit, rbac, token
 from mcpctl.bus.errors import Forbidden
-from mcpctl.bus.identity import ActorIdentity, AdmittedIdentity
+from mcpctl.bus.identity import ActorIdentity, AdmittedIdentity, router_id
 from mcpctl.bus.nats_config import PROVISIONER
 from mcpctl.bus.provision import provision
 from mcpctl.bus.streams import Stored
 from mcpctl.cli.nats_server import NatsServer, free_port
+from tests.postgres import database_url as own_database
 from tests.soak import audit_kills
+from tests.tables import Tables
 
 GENESIS = "0" * 64
 
@@ -63,15 +64,11 @@ async def writer(nats):
     await bus.close()
 
 
-class Book:
-    """The ledger as its file has it, read beside the sinks."""
-
-    def __init__(self, folder):
-        self.path = folder / "sql" / "audit.sqlite"
+class Book(Tables):
+    """The ledger as its database has it, read beside the sinks."""
 
     def rows(self, columns="seq, project, number, prev, hash, event"):
-        with contextlib.closing(sqlite3.connect(self.path)) as database:
-            return database.execute(f"SELECT {columns} FROM ledger ORDER BY seq").fetchall()
+        return self.ask(f"SELECT {columns} FROM ledger ORDER BY seq")
 
     def events(self):
         return [json.loads(event) for (event,) in self.rows("event")]
@@ -80,11 +77,7 @@ class Book:
         return [name for (name,) in self.rows("name")]
 
     def last(self):
-        try:
-            with contextlib.closing(sqlite3.connect(self.path)) as database:
-                return database.execute("SELECT last FROM ledger_position").fetchone()[0]
-        except (sqlite3.OperationalError, TypeError):
-            return 0
+        return self.number("SELECT last FROM ledger_position")
 
     def verify(self):
         """Assert that nothing is missing, doubled or altered."""
@@ -97,14 +90,20 @@ class Book:
 
 
 @pytest.fixture
-def book(tmp_path):
-    return Book(tmp_path)
+def place():
+    """The ledger's PostgreSQL, None for SQLite."""
+    return own_database()
 
 
 @pytest.fixture
-async def sinks(nats, tmp_path):
+def book(tmp_path, place):
+    return Book("audit", tmp_path, place)
+
+
+@pytest.fixture
+async def sinks(nats, tmp_path, place):
     """Start sinks in this process; all are stopped in the end."""
-    settings = ActorSettings(nats_url=nats.url, nats_keys=nats.keys, data_dir=tmp_path)
+    settings = ActorSettings(nats_url=nats.url, nats_keys=nats.keys, data_dir=tmp_path, database_url=place)
     started = []
 
     async def start(before=lambda _: None):
@@ -281,6 +280,20 @@ async def test_what_else_a_gateway_appends_is_recorded_as_forged_by_it(gateway, 
     assert forged["kind"] in event["detail"]
 
 
+async def test_a_router_of_a_site_appends_calls_under_its_own_id_and_nothing_else(plane, root, sinks, book):
+    await root.ask(token.create_service_account, name="lab", router_site="lab")
+    lab = await root.ask(token.issue_service_account_token, name="lab")
+    router = await plane.connect(AdmittedIdentity("router", lab.bearer, site="lab"))
+    sink, there = await sinks(), AuditWriter(router.client, router.caller)
+
+    await there.append({"kind": "call", "outcome": "allow", "project": "web", "router": "r000000000000"})
+    await there.append({"kind": "token.issue", "outcome": "allow", "principal": "user-root"})
+
+    await wait_for(sink, book, "audit.forged", 1)
+    assert [event["router"] for event in of_kind(book, "call")] == [router_id(router.caller)]
+    assert "principal" not in of_kind(book, "audit.forged")[0]
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -331,8 +344,8 @@ async def test_headers_of_a_writer_are_not_taken_for_those_of_the_server(writer,
 async def test_what_the_database_does_not_take_is_recorded_without_its_content(writer, sinks, book, monkeypatch):
     columns = ledger._columns
 
-    def refused(event, text, seq):
-        return columns(event, text, seq) | ({"kind": object()} if event.name == "poison" else {})
+    def refused(event, text):
+        return columns(event, text) | ({"kind": object()} if event.name == "poison" else {})
 
     monkeypatch.setattr(ledger, "_columns", refused)
     await asyncio.gather(writer.append(call("before")))
@@ -370,7 +383,7 @@ async def test_each_event_is_broadcast_once_it_is_in_the_ledger(writer, sinks, b
 
 
 @pytest.fixture
-async def filled(plane, root, sinks, writer):
+async def filled(root, sinks, writer, book):
     """A ledger with calls of two tokens in two projects, asked through an operator who may see all."""
     sink = await sinks()
     now = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1000)
@@ -389,7 +402,7 @@ async def filled(plane, root, sinks, writer):
             )
         )
     async with asyncio.timeout(10):
-        while len([1 for event in Book(plane.settings.data_dir).events() if event["kind"] == "call"]) < 20:
+        while len([1 for event in book.events() if event["kind"] == "call"]) < 20:
             await sink._tail.growth.wait()
     return root
 
@@ -519,12 +532,12 @@ async def verified(operator, **asked):
 
 
 async def test_the_ledger_is_verified_and_its_heads_are_anchored_with_every_sink(
-    filled, plane, sinks, writer, tmp_path
+    filled, plane, sinks, writer, tmp_path, place
 ):
     other = AuditSink(
         await plane.actor("audit"), plane.settings.model_copy(update={"data_dir": tmp_path / "elsewhere"})
     )
-    other._store = Store("audit", database_url("audit", None, tmp_path))  # as on two hosts: a data folder each
+    other._store = Store("audit", database_url("audit", place, tmp_path))  # as on two hosts: a data folder each
     keys = tmp_path / "elsewhere" / "keys"
     keys.mkdir(parents=True)
     shutil.copy(tmp_path / "keys" / "audit-heads.json", keys)
@@ -665,10 +678,11 @@ async def test_a_restart_of_the_server_loses_nothing(nats, writer, sinks, book):
     book.verify()
 
 
-async def test_a_locked_database_delays_but_loses_nothing(writer, sinks, book):
+async def test_a_locked_database_delays_but_loses_nothing(writer, sinks, book, place):
     def impatient(sink):
         def configure(connection, _record):
-            connection.execute("PRAGMA busy_timeout=20")
+            connection.execute("PRAGMA busy_timeout=20" if place is None else "SET lock_timeout TO 20")
+            connection.commit()
 
         sqlalchemy_event.listen(sink._store.engine, "connect", configure)
 
@@ -676,13 +690,14 @@ async def test_a_locked_database_delays_but_loses_nothing(writer, sinks, book):
     await writer.append(call("before"))
     await until_written(sink, 1)
 
-    with contextlib.closing(sqlite3.connect(book.path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with contextlib.closing(book.engine.connect()) as other:
+        on_sqlite = other.dialect.name == "sqlite"
+        other.exec_driver_sql("BEGIN IMMEDIATE" if on_sqlite else "LOCK TABLE audit.ledger IN EXCLUSIVE MODE")
         await asyncio.gather(*(writer.append(call(str(n))) for n in range(10)))
         blocked = asyncio.create_task(looked(sink, audit.Follow(bearer="", cursor=1)))
         done, _ = await asyncio.wait([blocked], timeout=0.5)
         assert not done
-        other.execute("COMMIT")
+        other.commit()
 
     async with asyncio.timeout(10):
         await blocked
@@ -748,8 +763,7 @@ async def test_messages_that_vanish_while_it_waits_for_them_are_noted(writer, si
     sink = await sinks()
     await writer.append(call("0"))
     await until_written(sink, 1)
-    with contextlib.closing(sqlite3.connect(book.path, isolation_level=None)) as other:
-        other.execute("UPDATE ledger_position SET seq = seq - 1")
+    book.ask("UPDATE ledger_position SET seq = seq - 1")
     await sink._refresh()
 
     await writer.append(call("after"))

@@ -7,7 +7,7 @@ import pytest
 from mcpctl.actors.token_registry.user_jwt import read_request
 from mcpctl.bus.connection import Bus, connect_nats
 from mcpctl.bus.contracts import rbac, token
-from mcpctl.bus.errors import DeadlineExceeded, Unavailable
+from mcpctl.bus.errors import DeadlineExceeded, Forbidden, Unauthenticated, Unavailable
 from mcpctl.bus.identity import AdmittedIdentity, caller_name, inbox_of
 
 
@@ -153,7 +153,7 @@ async def test_a_reconnecting_client_keeps_its_name(plane, root):
 
 
 async def test_a_connection_ends_when_its_bearer_expires(plane, root):
-    bearer = await service_account(root, ttl_seconds=1)
+    bearer = await service_account(root, ttl_seconds=3)
 
     operator = await plane.operator(bearer)
 
@@ -222,3 +222,22 @@ async def test_a_connection_ends_when_its_bearer_is(plane, root, way):
     if way == "revoked":
         assert (await plane.operator(kept.bearer)).bus.client.is_connected
     await refused(plane, AdmittedIdentity("operator" if doomed is ann.bus else "gateway", doomed.identity.bearer))
+
+
+async def test_the_router_of_a_site_is_an_admins_to_make_and_its_bearer_is_for_the_bus_alone(plane, root):
+    await root.add_user("clerk")
+    await root.grant("clerks", "User:clerk", "role:edit,resource:serviceaccounts")
+    clerk = await plane.login("clerk")
+    with pytest.raises(Forbidden, match="admins"):
+        await clerk.ask(token.create_service_account, name="lab", router_site="lab")
+    await root.ask(token.create_service_account, name="lab", router_site="lab")
+    with pytest.raises(Forbidden, match="admins"):
+        await clerk.ask(token.issue_service_account_token, name="lab")
+    bearer = (await root.ask(token.issue_service_account_token, name="lab")).bearer
+
+    there = await plane.connect(AdmittedIdentity("router", bearer, site="lab"))
+
+    assert there.caller.endswith("-lab")
+    with pytest.raises(Unauthenticated, match="unknown"):
+        await there.call(token.resolve, token.ResolveBearer(bearer=bearer))
+    assert (await there.call(token.resolve, token.ResolveBearer(bearer=root.bearer))).principal.name == "root"

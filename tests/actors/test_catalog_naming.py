@@ -180,7 +180,7 @@ async def test_tables_of_an_older_version_get_the_naming_that_they_had(tmp_path)
     with closing(sqlite3.connect(tmp_path / "sql" / "catalog.sqlite")) as database, database:
         for table in ("prompts", "pins"):
             database.execute(f"DROP TABLE {table}")
-        for column in ("naming", "gate", "frozen_ms", "pin_tools"):
+        for column in ("naming", "gate", "frozen_ms", "pin_tools", "quota"):
             database.execute(f"ALTER TABLE projects DROP COLUMN {column}")
         for name, held in (("none", ()), ("one", ("a",)), ("two", ("a", "b"))):
             database.execute(

@@ -234,6 +234,7 @@ async def system(tmp_path_factory):
         await running.start()
         await running.parts["router"].stop()
         limits = {"MCPCTL_UPSTREAM_TIMEOUT_MS": str(int(TIMEOUT * 1000)), "MCPCTL_LIST_TIMEOUT_MS": "20000"}
+        limits["MCPCTL_BREAKER_FAILURES"] = "1000"  # so much trouble would open it: see test_breaker
         await running.run("router", "mcpctl.actors", "router", **limits)
         running.url = await running.gateway()
         async with serving(inside) as running.inside, serving(lambda peer: hostile(peer, Tools(running.inside))) as bad:
@@ -333,6 +334,8 @@ async def test_what_floods_or_hangs_is_ended_in_time_with_a_reason_and_little_me
         said = await call(client, tool)
         assert said.startswith("server bad: "), tool
         assert fault in said, tool
+    for tool in ("body", "events") * 10:  # what was cut is not kept
+        assert FLOODS[tool] in await call(client, tool)
     began = time.monotonic()
     *ended, good = await asyncio.gather(*(call(client, tool) for tool in SLOW), call(client, "good"))
     assert ended == ["server bad: no answer in time"] * len(SLOW)

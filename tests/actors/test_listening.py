@@ -13,6 +13,7 @@ import pytest_asyncio
 from mcpctl.bus.connection import Bus, Tasks
 from mcpctl.bus.contracts import audit, catalog, rbac, token
 from mcpctl.bus.contracts.rbac import Binding
+from mcpctl.bus.errors import Unauthenticated
 from mcpctl.bus.frames import Request
 from mcpctl.bus.identity import AdmittedIdentity
 from mcpctl.gateway.dataplane import DataPlane
@@ -570,6 +571,18 @@ async def test_a_listen_leaves_one_event_in_the_ledger(system):
     entries = (await system.operator.call(audit.query, query)).items
     events = [entry.event for entry in entries]
     assert [(event.kind, event.method) for event in events] == [("call", "subscriptions/listen")]
+
+
+async def test_what_a_router_was_faster_to_end_is_counted_once_when_its_gateway_hears_of_it(system):
+    bearer = await system.token("dual", "ended-first", WHOLE)
+    async with listening(system, bearer, "dual", toolsListChanged=True) as stream:
+        stream.call.principal = "mine"
+        revoke = token.RevokeToken(bearer=system.bearer, project="dual", name="ended-first")
+        await system.operator.call(token.revoke, revoke)
+        with pytest.raises(Unauthenticated):
+            await stream.next()
+    assert system.plane.count(lambda principal: principal == "another's") == 0
+    assert [system.plane.count(lambda principal: principal == "mine") for _ in range(2)] == [1, 0]
 
 
 async def test_who_comes_while_the_server_is_busy_with_another_is_acknowledged_in_full(system):

@@ -14,7 +14,7 @@ from mcpctl.bus import nats_config, provision
 from mcpctl.bus.contract import ACTORS, Call, Event, declared
 from mcpctl.bus.contracts import token
 from mcpctl.bus.contracts.every import CONTRACTS
-from mcpctl.bus.identity import AdmittedIdentity
+from mcpctl.bus.identity import AdmittedIdentity, router_id
 from mcpctl.bus.nats_config import Auditor
 from mcpctl.cli.nats_server import NatsServer, free_port
 from tests.raw_nats import RawNats
@@ -74,12 +74,15 @@ def table(callers: dict[str, tuple[str, str]]) -> list[Cell]:
 def of_contracts(callers: dict[str, tuple[str, str]]) -> list[Cell]:
     cells = []
     gateways = having(callers, ("gateway",))
+    labs = having(callers, ("router",)) - {"router"}
     for item in (item for module in CONTRACTS for item in declared(module)):
         if isinstance(item, Event):
             cells.append(Cell(item.subject, {f"{item.actor}-events"}, having(callers, item.listeners)))
         elif isinstance(item, Call):
             for user, (role, caller) in callers.items():
                 may = {user} if role in item.asked_by else set()
+                if item.name == "catalog.unseal_model":
+                    may -= labs
                 if item.actor == "router" and user in gateways | {"router"}:
                     may = {user}  # it is the same subject as that of a router with this name
                 heard = {item.actor} if item.everyone else set()
@@ -90,21 +93,44 @@ def of_contracts(callers: dict[str, tuple[str, str]]) -> list[Cell]:
 def of_callers(callers: dict[str, tuple[str, str]]) -> list[Cell]:
     """Return what has a caller's name in it, and all inboxes."""
     actors, gateways = set(ACTORS), having(callers, ("gateway",))
+    labs = having(callers, ("router",)) - {"router"}
     # A message on such a subject has this very name, and who may publish below it may do so.
     cells = [Cell(subject, actors) for subject in ("_INBOX.>", "_INBOX.*.>")]
-    cells.append(Cell("_INBOX.*.srv.>", actors | gateways))
+    cells.append(Cell("_INBOX.*.srv.>", actors | gateways | labs))
     for user, (_, caller) in callers.items():
         asks = {user} if user in gateways else set()
         cells += [
-            Cell(f"mcpctl.v1.audit.append.{caller}", {user} & (actors | gateways)),
+            Cell(f"mcpctl.v1.audit.append.{caller}", {user} & (actors | gateways | labs)),
             Cell(f"mcpctl.v1.mcp.web.{caller}", asks, queue={"router"}),
             Cell(f"mcpctl.v1.router.r0.{caller}", {user} & (gateways | {"router"}), {"router"}),
+            Cell(f"mcpctl.v1.router.all.{caller}", {user} & (gateways | {"router"}), {"router"} | labs),
+            Cell(f"mcpctl.v1.router.heard.{caller}", {user} & (gateways | {"router"}), {"router"}),
+            Cell(
+                f"mcpctl.v1.router.heard-lab.{caller}",
+                {user} & (gateways | {"router", "lab-1", "lab-2"}),
+                {"router", "lab-1", "lab-2"},
+            ),
+            Cell(f"mcpctl.v1.router.heard-shop.{caller}", {user} & (gateways | {"router", "shop"}), {"router", "shop"}),
+            *(
+                Cell(
+                    f"mcpctl.v1.router.{router_id(callers[lab][1])}.{caller}",
+                    {user} & (gateways | {"router"}),
+                    {"router", lab},
+                )
+                for lab in labs
+            ),
+            Cell(f"mcpctl.v1.quota._.all.{caller}", {user} & {"router"}, {"router"}),
+            Cell(f"mcpctl.v1.quota._.r0.{caller}", {user} & {"router"}, {"router"}),
+            Cell(f"mcpctl.v1.quota.lab.r0.{caller}", {user} & {"lab-1", "lab-2"}, {"lab-1", "lab-2"}),
+            Cell(f"mcpctl.v1.quota.shop.all.{caller}", {user} & {"shop"}, {"shop"}),
+            Cell(f"mcpctl.v1.site.lab.{caller}", {user} & {"lab-1", "lab-2"}, {"router"}),
+            Cell(f"mcpctl.v1.site.shop.{caller}", {user} & {"shop"}, {"router"}),
             Cell(f"mcpctl.v1.gateway.all.{caller}", asks, gateways),
             *(Cell(f"mcpctl.v1.gateway.{callers[other][1]}.{caller}", asks, {other}) for other in gateways),
             Cell(f"mcpctl.v1.gateway.gateway-nobody.{caller}", asks),
             Cell(f"_INBOX.{caller}.x", actors, {user}),
             Cell(f"_INBOX.{caller}.>", actors, {user}),
-            Cell(f"_INBOX.{caller}.srv.x", actors | gateways, {user}),
+            Cell(f"_INBOX.{caller}.srv.x", actors | gateways | labs, {user}),
         ]
     for static in ("session-streams", "audit-streams", "provisioner", "kicker"):
         cells.append(Cell(f"_INBOX.{static}.x", actors, {static}))
@@ -115,10 +141,11 @@ def of_services(callers: dict[str, tuple[str, str]]) -> list[Cell]:
     cells = []
     actors, gateways = set(ACTORS), having(callers, ("gateway",))
     askers = having(callers, ("gateway", "operator"))
+    labs = having(callers, ("router",)) - {"router"}
     for verb in ("PING", "INFO", "STATS"):
-        cells.append(Cell(f"$SRV.{verb}", askers, actors | gateways))
+        cells.append(Cell(f"$SRV.{verb}", askers, actors | gateways | labs))
         for name in (*ACTORS, "gateway"):
-            own = gateways if name == "gateway" else {name}
+            own = gateways if name == "gateway" else {name} | labs if name == "router" else {name}
             cells += [Cell(f"$SRV.{verb}.{name}", askers, own), Cell(f"$SRV.{verb}.{name}.id", askers, own)]
     return cells + [Cell(f"$SRV.{word}") for word in ("CONFIG", "CONFIG.token", "SCHEMA")]
 
@@ -202,6 +229,10 @@ async def test_nobody_does_on_any_subject_what_the_contracts_do_not_give_him(pla
     """And what they give is not refused: else this would also hold on a bus that refuses everything."""
     await root.ask(token.create_service_account, name="edge")
     bearer = (await root.ask(token.issue_service_account_token, name="edge")).bearer
+    labs = {}
+    for site in ("lab", "shop"):
+        await root.ask(token.create_service_account, name=site, router_site=site)
+        labs[site] = (await root.ask(token.issue_service_account_token, name=site)).bearer
     plane.settings.bus_anonymous_edge = True
     await plane.restart_registry()
     who = {
@@ -212,6 +243,9 @@ async def test_nobody_does_on_any_subject_what_the_contracts_do_not_give_him(pla
         "operator-1": AdmittedIdentity("operator", root.bearer),
         "operator-2": AdmittedIdentity("operator", bearer),
         "login": AdmittedIdentity("login"),
+        "lab-1": AdmittedIdentity("router", labs["lab"], site="lab"),
+        "lab-2": AdmittedIdentity("router", labs["lab"], site="lab"),
+        "shop": AdmittedIdentity("router", labs["shop"], site="shop"),
     }
     callers = {user: (user, user) for user in ACTORS}
     callers |= {user: (it.role, it.caller) for user, it in who.items() if isinstance(it, AdmittedIdentity)}

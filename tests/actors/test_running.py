@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from mcpctl.cli.nats_server import free_port
+
 
 @pytest.fixture
 async def run(nats, tmp_path):
@@ -87,6 +89,29 @@ async def test_a_database_of_a_newer_version_is_left_alone(run, tmp_path):
     status, said = await end(process)
     assert status == 1
     assert said.startswith("Error: the database of the rbac actor is at revision rbac_9999")
+
+
+async def test_it_waits_for_a_database_that_is_away_says_why_and_can_be_told_to_stop(run):
+    process, _ = await run("rbac", MCPCTL_DATABASE_URL=f"postgresql://u:hunter2@127.0.0.1:{free_port()}/mcpctl")
+
+    said = b""
+    async with asyncio.timeout(20):
+        while b"waiting for the database" not in said:
+            said += await process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+
+    async with asyncio.timeout(20):
+        assert await process.wait() == 0
+    assert b"Connection refused" in said
+    assert b"hunter2" not in said
+
+
+async def test_a_database_url_that_makes_no_sense_is_one_line_without_it(run):
+    process, _ = await run("rbac", MCPCTL_DATABASE_URL="mysql://u:hunter2@db/x")
+
+    status, said = await end(process)
+    assert status == 1
+    assert said.startswith("Error: the database URL is not of the form postgresql://")
 
 
 async def test_a_folder_that_cannot_be_written_is_named(run, tmp_path):

@@ -97,7 +97,7 @@ async def test_what_differs_is_configured_and_the_former_shape_is_told(root):
     assert [item.before for item in applied.items] == [
         {"name": "devs", "labels": {}, "description": "", "groups": ["staff"]},
         {"name": "ann", "labels": {"team": "web"}, "groups": ["devs"], "disabled": False},
-        {"name": "ci", "labels": {}, "description": "builds", "groups": ["devs"]},
+        {"name": "ci", "labels": {}, "description": "builds", "groups": ["devs"], "router_site": None},
     ]
     ann = await root.ask(token.get_user, name="ann")
     assert (ann.groups, ann.labels, ann.disabled) == (("staff",), {}, True)

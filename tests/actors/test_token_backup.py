@@ -291,7 +291,8 @@ def _back_to_the_first_tables(database):
     database.execute("DROP TABLE groups")
     for table in ("users", "service_accounts", "bearers"):
         database.execute(f"ALTER TABLE {table} DROP COLUMN labels")
-    for column in ("last_gateway", "last_tool", "replaces"):
+    database.execute("ALTER TABLE service_accounts DROP COLUMN router_site")
+    for column in ("last_gateway", "last_tool", "replaces", "quota", "first"):
         database.execute(f"ALTER TABLE bearers DROP COLUMN {column}")
     database.execute("UPDATE alembic_version SET version_num = 'token_0001'")
 

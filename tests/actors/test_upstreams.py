@@ -9,9 +9,9 @@ import pytest
 from mcpctl.actors.settings import ActorSettings
 from mcpctl.actors.upstream_router.era import NOTHING
 from mcpctl.actors.upstream_router.server_logs import ServerLogs
-from mcpctl.actors.upstream_router.upstreams import CRASHES, Upstreams
+from mcpctl.actors.upstream_router.upstreams import Upstreams
 from mcpctl.bus.contracts.catalog import Connection, UpstreamServer
-from mcpctl.bus.errors import BadGateway, Unauthenticated
+from mcpctl.bus.errors import BadGateway, Unauthenticated, Unavailable
 
 EVERYTHING = (sys.executable, str(Path(__file__).parents[1] / "upstreams" / "everything.py"), "--stdio")
 SERVER = UpstreamServer(name="s", slug="s", revision="1", transport="stdio", isolation="shared")
@@ -61,11 +61,23 @@ async def test_a_server_that_keeps_ending_is_left_alone_for_a_while(upstreams_of
     upstreams = upstreams_of(Connection(revision="1", command=(sys.executable, "-c", "import sys; sys.exit(3)")))
     upstream = upstreams.get(SERVER, "", AUTHORITY, "modern", NOTHING)
     async with asyncio.timeout(30):
-        for _ in range(CRASHES):
+        for _ in range(ActorSettings().breaker_failures):
             with pytest.raises(BadGateway, match="exit status 3"):
                 await upstream.connected()
-        with pytest.raises(BadGateway, match="not started again"):
+        with pytest.raises(Unavailable, match=r"exit status 3.*; not asked for 0 s, tried again in 1 s"):
             await upstream.connected()
+
+
+async def test_a_start_that_takes_too_long_is_reason_enough_to_leave_a_server_alone(upstreams_of):
+    silent = Connection(revision="1", command=(sys.executable, "-c", "import time; time.sleep(60)"))
+    upstream = upstreams_of(silent, upstream_start_ms=500).get(SERVER, "", AUTHORITY, "modern", NOTHING)
+    async with asyncio.timeout(30):
+        both = await asyncio.gather(upstream.connected(), upstream.connected(0.1), return_exceptions=True)
+        assert str(both[0]).startswith("server s: no answer to initialize within 0.")
+        assert str(both[1]) == "server s is still starting: no connection within 0.1 s"
+        with pytest.raises(Unavailable, match="no answer to initialize"):
+            await upstream.connected()
+    assert upstream.breaker.cause == "slow"
 
 
 async def test_a_header_that_cannot_be_sent_is_an_error_without_its_value(upstreams_of):

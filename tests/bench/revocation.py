@@ -8,6 +8,7 @@ itself is stopped no command can be given, and they count from the stop.
 import argparse
 import asyncio
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -206,7 +207,7 @@ def _spread(seconds: Iterable[float]) -> str:
 
 async def run(streams: int, pause_ms: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        system = System(Path(folder))
+        system = System(Path(folder), python=sys.executable)
         async with AsyncExitStack() as opened:
             opened.push_async_callback(system.stop)
             bench = Bench(system, streams, pause_ms)

@@ -94,6 +94,7 @@ def test_an_mcptoken_is_described_whole(cli, shop):
         r"Prefix: +mcpctl_pat_\S+",
         r"Id: +[0-9a-f]{64}",
         r"Expires at: +.* \(in 30d\)",
+        r"Quota: +-",
         r"Last use: +never",
         r"Bindings:\n  role:run,resource:servers",
     ):

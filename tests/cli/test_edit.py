@@ -158,3 +158,12 @@ def test_a_change_that_leads_nowhere_is_refused(change):
         with_changes({"name": "a"}, [change])
 
     assert refused.value.code == 2
+
+
+def test_the_site_of_a_routers_account_cannot_be_changed(cli):
+    cli.ok("create", "serviceaccount", "lab-router", "--router-site", "lab")
+
+    said = cli.refused("edit", "serviceaccount", "lab-router", "--set", "routerSite=shop", code=2)
+
+    assert said == "Error: routerSite cannot be changed: delete the service account, and create it again"
+    assert "lab" in cli.ok("get", "serviceaccount", "lab-router", "-o", "wide")

@@ -66,6 +66,7 @@ def test_wide_tables_have_more_columns_and_titles_can_be_left_out(cli, projects)
         "NAMING",
         "GATE",
         "MAX TTL",
+        "QUOTA",
         "LABELS",
     ]
     assert [row.split()[0] for row in rows] == ["get-a", "get-b"]
@@ -95,7 +96,7 @@ def test_mcptokens_have_exactly_these_columns(cli):
     wide = cli.ok("get", "mcptokens", "-p", "demo", "-o", "wide").splitlines()
 
     assert re.split(" {3,}", table[0]) == ["NAME", "PROJECT", "PREFIX", "CREATED", "LAST USED", "EXPIRES", "STATUS"]
-    assert re.split(" {3,}", wide[0])[7:] == ["OWNER", "DESCRIPTION"]
+    assert re.split(" {3,}", wide[0])[7:] == ["OWNER", "DESCRIPTION", "QUOTA"]
 
 
 def test_mcptokens_that_ended_are_not_among_what_can_be_applied(cli):

@@ -29,9 +29,9 @@ TABLES = {resource.plural: ("get", resource.plural) for resource in RESOURCES if
 
 SETUP = """
 create secret weather-key --label team=shop
-create server weather --url http://127.0.0.1:9/mcp --header Authorization=secret:weather-key
+create server weather --url http://127.0.0.1:9/mcp --header Authorization=secret:weather-key --placement lab
 create server clock --command clock-server --prefix c --description Tells --label team=shop
-create project shop --server weather --server clock --description Sells --max-token-ttl 90d
+create project shop --server weather --server clock --description Sells --max-token-ttl 90d --requests-per-second 9
 create project empty --label team=lab --label tier=web
 create project careful --server clock --gate refuse
 create prompt style -p shop --tag python --tag review --priority 8 --summary Style --content x --label team=shop
@@ -44,7 +44,7 @@ create user ann --group devs --password-stdin
 edit user ann --set disabled=true
 create rbac readers --subject Group:devs --roleBindings role:view,resource:servers -p shop
 create rbac runners --subject User:ann --roleBindings role:run,resource:tools,name:x/* --roleBindings action:logs
-create mcptoken agent -p shop --bind role:run,resource:servers --description Sells
+create mcptoken agent -p shop --bind role:run,resource:servers --description Sells --streams 2
 create mcptoken forever -p empty --ttl never
 create mcptoken old -p empty
 revoke mcptoken old -p empty

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from mcpctl.bus.connection import Bus
+from mcpctl.bus.identity import AdmittedIdentity
 from mcpctl.cli.nats_server import NatsServer, free_port
 from tests.installation import PROGRAM, Installation
 from tests.system import System
@@ -69,6 +71,23 @@ def test_a_session_is_opened_and_used_over(public, own, certificates, scheme):
     assert own.ok("auth", "whoami").startswith("User admin")
     status = json.loads(own.run("status", "-o", "json").stdout)
     assert status["bus"].startswith(f"ok ({url}, nats-server ")
+
+
+async def test_a_server_that_ends_a_connection_over_tls_leaves_no_line_in_the_log(public, certificates, caplog):
+    bus = await Bus.connect(urls(public)["tls"], AdmittedIdentity("login", ca=certificates.ca))
+    bus.client.options["allow_reconnect"] = False
+    ended = asyncio.create_task(wait_closed(bus.client))
+
+    bus.client._transport.write(b"nonsense\r\n")  # a protocol error: the server says so, and hangs up
+    async with asyncio.timeout(10):
+        await ended
+
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def wait_closed(client):
+    while not client.is_closed:
+        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("scheme", ["tls", "wss"])

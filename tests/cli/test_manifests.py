@@ -7,6 +7,7 @@ import yaml
 
 from mcpctl.bus.contracts import catalog, rbac, token
 from mcpctl.bus.contracts.rbac import Binding
+from mcpctl.bus.quotas import Quota
 from mcpctl.cli.errors import CliError
 from mcpctl.cli.manifests import KINDS, document, read, read_all
 from mcpctl.cli.yaml_documents import parse
@@ -51,7 +52,7 @@ ITEMS = [
             )
         ),
     ),
-    ("project", project(gate=catalog.GateSpec())),
+    ("project", project(gate=catalog.GateSpec(), quota=Quota(requests_per_second=0.5, concurrent_calls=0))),
     (
         "prompt",
         catalog.Prompt(
@@ -178,6 +179,8 @@ def test_a_secret_takes_its_value_from_the_environment_or_a_file(monkeypatch, tm
             "kind: project\nname: a\ngate:\n  llm:\n    baseUrl: http://x\n    model: m\n    timeoutMs: 1\n",
             "f.yaml, line 7: gate.llm.timeoutMs: must be greater than or equal to 100",
         ),
+        ("kind: project\nname: a\nquota:\n  streams: -1\n", "f.yaml, line 4: quota.streams: must be greater than or"),
+        ("kind: project\nname: a\nquota:\n  rate: 1\n", "line 4: quota.rate: no such field: there are requestsPerSec"),
         ("kind: project\nname: a\ngate: brief\n", "f.yaml, line 3: gate: must be a mapping"),
         ("kind: project\nname: a\ngate:\n  exempt: [a, 1]\n", "f.yaml, line 4: gate.exempt.1: must be a text"),
         ("kind: prompt\nname: a\n", "f.yaml, line 1: a prompt has content, or a resource that supplies it"),

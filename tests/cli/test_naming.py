@@ -110,10 +110,10 @@ def test_a_server_is_described_with_what_each_router_says(cli):
     assert "not in use" in unasked
     assert "away since 20" in away
     assert "ago): server far: " in away
-    assert "   reached   " in rows["time"]
-    assert "   unused    " in rows["unasked"]
-    assert "   away      " in rows["far"]
-    assert "   away      " in cli.ok("get", "server", "far", "-o", "wide")
+    assert "   ok   " in rows["time"]
+    assert "   unused   " in rows["unasked"]
+    assert "   away   " in rows["far"]
+    assert "   away   " in cli.ok("get", "server", "far", "-o", "wide")
     for name in ("projects away", "servers unasked far"):
         cli.ok("delete", *name.split())
 

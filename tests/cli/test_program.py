@@ -102,6 +102,7 @@ def test_a_verb_loads_no_database_and_no_http_server():
         (["create", "group", "a", "--member", "ann"], "--member ann: say of which kind it is (User:ann,"),
         (["create", "group", "a", "--label", "b"], "--label b: write KEY=VALUE"),
         (["create", "project", "a", "--max-token-ttl", "soon"], "max_token_ttl: "),
+        (["create", "project", "a", "--burst", "5"], "burst without requests_per_second: a burst is what may come"),
         (["create", "mcptoken", "a", "-p", "b", "--ttl", "soon"], "write 30d, 12h"),
         (["run", "actor", "nobody"], 'no actor "nobody": there are token, rbac'),
         (["audit", "get", "--since", "yesterday"], "write 30d"),

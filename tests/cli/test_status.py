@@ -34,10 +34,11 @@ def test_nats_and_jetstream_are_seen(cli):
     assert found["nats"]["url"] == cli.nats_url
     assert found["nats"]["version"].startswith("2.")
     assert found["nats"]["round_trip_ms"] >= 0
-    assert {name: text.split()[0] for name, text in found["jetstream"].items()} == {
+    assert {name: text.split()[0] for name, text in found["checks"].items()} == {
         "JetStream KV_sessions": "ok",
         "JetStream KV_owners": "ok",
         "JetStream AUDIT": "ok",
+        "database": "ok",
     }
 
 
@@ -46,8 +47,13 @@ def test_the_table_has_a_line_for_each_replica(cli):
 
     assert told[0] == "context   local (user admin)"
     assert told[1].startswith(f"bus       ok ({cli.nats_url}, nats-server 2.")
-    assert [line.split()[0] for line in told[5:7]] == ["/healthz", "/readyz"]
-    assert [line.split()[:2] for line in told[9:]] == [[name, "ok"] for name in PARTS]
+    assert [line.split()[0] for line in told[2:8]] == [
+        *(["JetStream"] * 3),
+        "database",
+        "/healthz",
+        "/readyz",
+    ]
+    assert [line.split()[:2] for line in told[10:]] == [[name, "ok"] for name in PARTS]
 
 
 def test_nothing_that_can_be_reached_is_a_line_each_and_exit_code_3(tmp_path):

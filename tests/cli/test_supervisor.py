@@ -54,6 +54,45 @@ async def test_a_part_that_ends_before_it_is_ready_fails_with_its_last_words(tmp
     await supervisor.stop()
 
 
+async def test_a_part_that_is_prepared_begins_when_it_is_started_and_ends_too_where_it_never_is(tmp_path):
+    held = "print('loaded', flush=True); import os; held = os.environ.get('MCPCTL_START_FD'); "
+    held += "held and os.read(int(held), 1); print('begun', flush=True); "
+    told = Told()
+    supervisor = Supervisor(told)
+    early, never = (part(tmp_path, name, held + READY + WAIT) for name in ("early", "never"))
+    late = part(tmp_path, "late", READY + WAIT)
+
+    await supervisor.prepare(early, never)
+    async with asyncio.timeout(20):
+        while not all(each.log.read_text() for each in (early, never)):
+            await asyncio.sleep(0.02)
+    await supervisor.start(late)
+    assert early.log.read_text() == "loaded\n"
+    prepared = early.process.pid
+    await supervisor.start(early)
+    assert (early.log.read_text(), early.process.pid) == ("loaded\nbegun\n", prepared)
+
+    os.kill(prepared, signal.SIGKILL)
+    await told.until("early is back")
+    await supervisor.stop()
+    assert {each.process.returncode for each in (early, never, late)} == {-signal.SIGTERM}
+    assert never.log.read_text() == "loaded\n"
+
+
+async def test_what_is_wrong_with_a_part_that_was_prepared_is_told_at_its_start(tmp_path):
+    supervisor = Supervisor(Told())
+    failing = part(tmp_path, "a", "raise SystemExit('Error: no such thing')")
+    missing = Part("b", (str(tmp_path / "nothing"),), tmp_path / "b.log")
+
+    await supervisor.prepare(failing, missing)
+    with pytest.raises(CliError, match="a did not start: Error: no such thing"):
+        await supervisor.start(failing)
+    with pytest.raises(CliError, match="b cannot be started: No such file"):
+        await supervisor.start(missing)
+
+    await supervisor.stop()
+
+
 async def test_a_part_that_dies_is_started_again_and_a_line_says_so(tmp_path):
     told = Told()
     supervisor = Supervisor(told)

@@ -222,10 +222,12 @@ def test_names_of_one_output_are_the_input_of_the_next(cli):
 
 
 def test_an_empty_list_is_no_error(cli):
-    done = cli.run("get", "serviceaccounts")
+    cli.ok("create", "project", "without-tokens")
+    done = cli.run("get", "mcptokens", "-p", "without-tokens")
 
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "No serviceaccounts found.\n")
-    assert json.loads(cli.ok("get", "serviceaccounts", "-o", "json")) == {"items": []}
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "No mcptokens found in project without-tokens.\n")
+    assert json.loads(cli.ok("get", "mcptokens", "-p", "without-tokens", "-o", "json")) == {"items": []}
+    cli.ok("delete", "project", "without-tokens")
 
 
 def test_what_exists_already_is_refused(cli, project):

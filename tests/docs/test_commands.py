@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mcpctl.cli.nats_server import free_port
-from tests.installation import PROGRAM, Installation, running
+from tests import forked
+from tests.installation import Installation, running
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))))
@@ -21,7 +22,7 @@ def installation(tmp_path_factory):
     with running(Installation(tmp_path_factory.mktemp("docs"), free_port(), "--demo")) as started:
         programs = started.folder / "bin"
         programs.mkdir()
-        for name, command in (("mcpctl", [*PROGRAM]), ("python", [sys.executable])):
+        for name, command in (("mcpctl", forked.command()), ("python", [sys.executable])):
             script = programs / name
             script.write_text("#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in command) + ' "$@"\n')
             script.chmod(0o755)
@@ -46,6 +47,7 @@ def test_the_commands_of_a_page_work_one_after_the_other(page, installation):
         ["bash", "-c", script + "\necho all done"],
         env=installation.environment,
         cwd=ROOT,
+        pass_fds=[forked.descriptor()],
         capture_output=True,
         text=True,
         timeout=300,

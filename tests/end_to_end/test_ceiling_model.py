@@ -16,7 +16,7 @@ from mcpctl.bus.contract import Call, Ref
 from mcpctl.bus.contracts import rbac, token
 from mcpctl.bus.contracts.rbac import ADMINS, Binding, Definition
 from mcpctl.bus.errors import BadRequest, Conflict, Forbidden, NotFound
-from tests.actors.conftest import PASSWORD, Operator, plane, root  # noqa: F401 - fixtures
+from tests.actors.conftest import PASSWORD, Operator, migrated, plane, root  # noqa: F401 - fixtures
 from tests.end_to_end.ceiling_model import (
     PLACES,
     QUESTIONS,

@@ -1,5 +1,7 @@
+import itertools
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -129,41 +131,43 @@ def test_agents_bearers_do_not_go_beyond_this_machine_in_clear(tmp_path):
     assert "0.0.0.0 is beyond loopback: set MCPCTL_TLS_CERT and MCPCTL_TLS_KEY, or MCPCTL_TLS=terminated" in done.stderr
 
 
-def test_a_restart_keeps_everything(own_demo):
+def test_whatever_ends_it_nothing_is_left_behind_and_the_next_start_has_everything(own_demo):
     own_demo.start()
     own_demo.ok("create", "project", "team", "--server", "time")
-    token = own_demo.token
-    own_demo.stop()
+    first = own_demo.token
+    own_demo.ok("test", "mcp", own_demo.endpoint, *CALL, MCPCTL_TOKEN=first)
+    assert set(own_demo.children()) == {"nats-server", "actors", "router", "gateway", "demo-notes"}
 
+    assert own_demo.stop(signal.SIGTERM) == 0
+    assert mentioning(own_demo.data) == []
     own_demo.lines.clear()
     own_demo.start()
 
-    assert own_demo.token == token
+    assert own_demo.token == first
     assert "project/team" in own_demo.ok("get", "projects", "-o", "name")
-    assert "PASSED" in own_demo.ok("test", "mcp", own_demo.endpoint, *CALL, MCPCTL_TOKEN=token)
+    assert "PASSED" in own_demo.ok("test", "mcp", own_demo.endpoint, *CALL, MCPCTL_TOKEN=first)
     assert not any("login" in line for line in own_demo.lines)
 
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_no_child_behind(own_demo, number):
-    own_demo.start()
-    own_demo.ok("test", "mcp", own_demo.endpoint, *CALL, MCPCTL_TOKEN=own_demo.token)
-    assert set(own_demo.children()) == {"nats-server", "actors", "router", "gateway", "demo-notes"}
-
-    assert own_demo.stop(number) == 0
-
+    own_demo.ok("revoke", "mcptoken", "demo", "-p", "demo")  # and is issued anew
+    assert own_demo.stop(signal.SIGINT) == 0
     assert mentioning(own_demo.data) == []
-
-
-def test_a_kill_of_up_leaves_nothing_behind_and_the_next_start_works(own_demo):
     own_demo.start()
-    own_demo.ok("test", "mcp", own_demo.endpoint, *CALL, MCPCTL_TOKEN=own_demo.token)
-    own_demo.stop(signal.SIGKILL)
 
+    assert own_demo.token != first
+    own_demo.ok("test", "mcp", own_demo.endpoint, *CALL, MCPCTL_TOKEN=own_demo.token)
+
+    own_demo.ok("logout")
+    own_demo.stop(signal.SIGKILL)
+    own_demo.lines.clear()
     own_demo.start()  # waits for the lock, which is free once the last child is gone
 
     assert set(holders_of(own_demo.data / "up.lock")) == {own_demo.process.pid, *own_demo.children().values()}
     own_demo.ok("test", "mcp", own_demo.endpoint, *CALL, MCPCTL_TOKEN=own_demo.token)
+    assert "  CLI      the login session has ended: run mcpctl login --context local --user admin" in own_demo.lines
+    assert any(line.startswith("READY") for line in own_demo.lines)
+    password = (own_demo.data / "admin-password").read_text()
+    own_demo.ok("login", "--user", "admin", "--password-stdin", stdin=password)
+    assert "User admin" in own_demo.ok("auth", "whoami")
     own_demo.stop()
     assert mentioning(own_demo.data) == []
 
@@ -182,6 +186,29 @@ def test_a_killed_part_comes_back_by_itself(robust_demo, part):
     assert before.keys() == after.keys()
 
 
+def test_a_revocation_that_a_frozen_gateway_has_not_confirmed_is_exit_code_3_and_names_that_gateway(robust_demo):
+    gateway, give_up = robust_demo.children()["gateway"], time.monotonic() + 60
+    for number in itertools.count():
+        name = f"frozen-{number}"
+        robust_demo.ok("create", "mcptoken", name, "-p", "demo", "--bind", "role:run,resource:servers", "-o", "token")
+        os.kill(gateway, signal.SIGSTOP)
+        try:
+            done = robust_demo.run("revoke", "mcptoken", name, "-p", "demo")
+        finally:
+            os.kill(gateway, signal.SIGCONT)
+        assert recovers(robust_demo)
+        if done.returncode or time.monotonic() > give_up:
+            break  # else it came when the gateway's lease had run out, which is as good as a confirmation
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert re.match(rf"Error: done, but not confirmed by gateway-\w+ \(\S+:{gateway}\): ", line)
+    void_at = re.search(r"is void at (\d\d:\d\d:\d\d) UTC, when its lease has run out", line)
+    assert void_at is not None
+    found = json.loads(robust_demo.ok("get", "mcptoken", name, "-p", "demo", "-o", "json"))
+    assert found["status"]["state"] == "revoked"
+
+
 def recovers(installation: Installation) -> bool:
     """Tell whether a tool can be called again within some seconds, those of a lease and of a restart or two."""
     give_up = time.monotonic() + 30
@@ -190,18 +217,6 @@ def recovers(installation: Installation) -> bool:
         if done.returncode == 0:
             return True
     return False
-
-
-def test_a_revoked_demo_token_is_issued_anew_at_the_next_start(own_demo):
-    own_demo.start()
-    revoked = own_demo.token
-    own_demo.ok("revoke", "mcptoken", "demo", "-p", "demo")
-    own_demo.stop()
-
-    own_demo.start()
-
-    assert own_demo.token != revoked
-    own_demo.ok("test", "mcp", own_demo.endpoint, MCPCTL_TOKEN=own_demo.token)
 
 
 def test_without_git_the_git_server_is_left_out_with_a_line(own_demo, tmp_path):
@@ -213,21 +228,6 @@ def test_without_git_the_git_server_is_left_out_with_a_line(own_demo, tmp_path):
 
     assert any("without the git server" in line for line in own_demo.lines)
     assert own_demo.ok("get", "servers", "-o", "name").split() == ["server/notes", "server/time"]
-
-
-def test_a_restart_after_the_session_has_ended_says_how_to_log_in(own_demo):
-    own_demo.start()
-    own_demo.ok("logout")
-    own_demo.stop()
-
-    own_demo.lines.clear()
-    own_demo.start()
-
-    assert "  CLI      the login session has ended: run mcpctl login --context local --user admin" in own_demo.lines
-    assert any(line.startswith("READY") for line in own_demo.lines)
-    password = (own_demo.data / "admin-password").read_text()
-    own_demo.ok("login", "--user", "admin", "--password-stdin", stdin=password)
-    assert "User admin" in own_demo.ok("auth", "whoami")
 
 
 def test_a_first_start_that_was_cut_off_is_finished_by_the_next(tmp_path):
@@ -275,17 +275,25 @@ def test_more_gateways_and_routers_join_as_separate_processes(demo):
     port = free_port()
     keys = ("--nats-keys", str(demo.data / "nats" / "keys"))
     gateway = demo.background("run", "gateway", "--nats-url", demo.nats_url, "--http-port", str(port))
-    router = demo.background("run", "actor", "router", "--nats-url", demo.nats_url, *keys, "--data", str(demo.data))
+    allowed = {"MCPCTL_UPSTREAM_NETWORKS": "loopback", "MCPCTL_STDIO_COMMANDS": "*"}
+    command = ("run", "actor", "router", "--nats-url", demo.nats_url, *keys, "--data", str(demo.data))
+    router = demo.background(*command, **allowed)
     try:
         wait_until_listening(port)
         endpoint = demo.endpoint.replace(demo.url, f"http://127.0.0.1:{port}")
         demo.ok("test", "mcp", endpoint, *CALL, MCPCTL_TOKEN=demo.token)
-        names = [replica["name"] for replica in json.loads(demo.ok("status", "-o", "json"))["replicas"]]
-        assert (names.count("gateway"), names.count("router")) == (2, 2)
+        give_up = time.monotonic() + 30
+        while (replicas_of(demo, "gateway"), replicas_of(demo, "router")) != (2, 2):
+            assert time.monotonic() < give_up, demo.ok("status")
     finally:
         for process in (gateway, router):
             process.terminate()
     assert [process.wait(timeout=20) for process in (gateway, router)] == [0, 0]
+
+
+def replicas_of(installation, part):
+    replicas = json.loads(installation.ok("status", "-o", "json"))["replicas"]
+    return [replica["name"] for replica in replicas].count(part)
 
 
 def wait_until_listening(port):

@@ -4,8 +4,9 @@ import sys
 
 import pytest_asyncio
 
+from mcpctl.cli.nats_server import free_port
 from tests.gateway.peers import UPSTREAM, http_upstream
-from tests.system import System
+from tests.system import System, WebsocketServer
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -19,6 +20,7 @@ async def system(running_system):
 async def running_system(tmp_path_factory):
     """Projects `dual`, `old`, `new` (HTTP) and `pipe` (stdio) have one server each; `many` has three."""
     running = System(tmp_path_factory.mktemp("system"))
+    running.nats = WebsocketServer(running.folder / "nats", free_port())
     try:
         await running.start()
         await running.run("router-2", "mcpctl.actors", "router")

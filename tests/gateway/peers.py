@@ -1,8 +1,9 @@
 """What stands at the two ends: the SDK's client in one era, and the SDK's server over HTTP."""
 
 import asyncio
+import os
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ import httpx2
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from tests import forked
 from tests.injector import injecting
 
 UPSTREAM = str(Path(__file__).parents[1] / "upstreams" / "everything.py")
@@ -18,24 +20,25 @@ UPSTREAM = str(Path(__file__).parents[1] / "upstreams" / "everything.py")
 class Upstream:
     """The SDK fixture over HTTP."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+    def __init__(self, process: forked.Process, port: int) -> None:
         self.process, self.url = process, f"http://127.0.0.1:{port}/mcp"
 
 
 @asynccontextmanager
 async def http_upstream(*options: str, program: str = UPSTREAM):
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, program, "--port", "0", *options, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(20):
-            port = int(await process.stdout.readline())
-        yield Upstream(process, port)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    argv = (program, "--port", "0", *options)
+    read, write = os.pipe()
+    with open(read) as said, open(write) as out, open(os.devnull) as nothing:
+        process = await asyncio.to_thread(forked.start, forked.UPSTREAM, argv, os.environ, nothing, out, sys.__stderr__)
+        out.close()
+        try:
+            async with asyncio.timeout(20):
+                port = int(await asyncio.to_thread(said.readline))
+            yield Upstream(process, port)
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 @asynccontextmanager

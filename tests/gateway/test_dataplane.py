@@ -35,6 +35,20 @@ async def test_what_is_held_for_a_revoked_caller_is_dropped(call):
     assert cut == [True]
 
 
+async def test_a_reader_that_is_awake_already_is_told_and_not_cut_off(call):
+    cut = []
+    call.cut_off = lambda: cut.append(True)
+    reading = asyncio.create_task(call.next())
+    await asyncio.sleep(0)
+    call.take(message(Reply("msg", 1), b"{}"))
+
+    call.abort(Unauthenticated("revoked"))
+
+    with pytest.raises(Unauthenticated):
+        await reading
+    assert cut == []
+
+
 async def test_pieces_of_a_body_are_put_together(call):
     call.take(message(Reply("part", 1), b'{"a":'))
     call.take(message(Reply("part", 2), b"1"))

@@ -113,6 +113,19 @@ async def test_a_revoked_reader_gets_nothing_that_was_held_for_it(log, logs):
     assert await all_of(log.read(0)) == [(2, b"2")]
 
 
+async def test_a_reader_that_is_awake_already_is_not_cut_off(log):
+    cut = []
+    reader = log.read(0, lambda: cut.append(True))
+    reading = asyncio.create_task(reader.next())
+    await asyncio.sleep(0)
+    await log.send(b"{}")
+
+    log.drop()
+
+    assert await reading is None
+    assert cut == []
+
+
 async def test_a_reader_that_does_not_read_is_cut_off_when_it_is_revoked(log, logs):
     cut = []
     log.read(0, lambda: cut.append(True))

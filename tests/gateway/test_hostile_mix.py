@@ -11,7 +11,7 @@ async def test_beside_the_hostile_mix_good_clients_see_no_error_and_nothing_of_i
     hasty = {f"MCPCTL_{name}_TIMEOUT_MS": "3000" for name in ("HEADER", "BODY", "WRITE")}
     url = await system.gateway("gateway-mix", MCPCTL_TRUSTED_PROXIES="", **hasty)
     try:
-        figures = await run(system, url, warm=5, seconds=12)
+        figures = await run(system, url, warm=2, seconds=6)
     finally:
         await system.parts["gateway-mix"].stop()
 

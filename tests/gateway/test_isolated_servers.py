@@ -3,6 +3,7 @@
 import asyncio
 import os
 import select
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest_asyncio
 
 from mcpctl.bus.contracts.session import ROUTER_LEASE
 from tests.gateway.raw_session import RawSession, last_message
+from tests.installation import parent_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -99,8 +101,10 @@ async def test_a_session_whose_owner_was_killed_is_told_that_it_is_over(system, 
         for session in sessions:
             await count(session)
         await system.parts["router"].kill()
-        fates = [await _fate(session) for session in sessions]
-        await system.run("router", "mcpctl.actors", "router")
+        try:
+            fates = [await _fate(session) for session in sessions]
+        finally:
+            await system.run("router", "mcpctl.actors", "router")
 
         assert set(fates) <= {"over", 2}
         assert "over" in fates  # twelve sessions, all at the other router by chance: one in 4096
@@ -108,15 +112,40 @@ async def test_a_session_whose_owner_was_killed_is_told_that_it_is_over(system, 
         assert (await count(again))["count"] == 1
 
 
+async def test_a_loss_that_is_known_after_the_stream_has_begun_is_told_on_the_stream(system, http):
+    async with asyncio.timeout(60):
+        session = await RawSession.open(http, system, "counting")
+        parent = parent_of((await count(session))["process"])
+        owner = next(name for name in ("router", "router-2") if system.parts[name].process.pid == parent)
+        actors = system.parts["actors"].process.pid
+        await system.parts[owner].stop()
+        try:
+            os.kill(actors, signal.SIGSTOP)
+            try:
+                answer = await session.call("count_up")
+            finally:
+                os.kill(actors, signal.SIGCONT)
+            async with answer:
+                said = await last_message(answer)
+        finally:
+            await system.run(owner, "mcpctl.actors", "router")
+
+        assert (answer.status, answer.content_type) == (200, "text/event-stream")
+        assert "is lost: initialize again" in said["error"]["message"]
+        assert await _fate(session) == "over"
+
+
 async def _fate(session):
     """Call until the session is over or answers: in the time of the lease it is only told to come again."""
     for _ in range(2 * ROUTER_LEASE + 10):
         async with session.call("count_up", gateway=1) as answer:
-            body = await answer.json(content_type=None) if answer.content_type == "application/json" else None
             if answer.status == 404:
                 return "over"
             if answer.status == 200:
-                return body["result"]["structuredContent"]["count"]
-            assert answer.status == 503, body
+                said = await last_message(answer)
+                if "result" in said:
+                    return said["result"]["structuredContent"]["count"]
+                continue  # it was told on a stream that had begun
+            assert answer.status == 503, await answer.text()
             await asyncio.sleep(int(answer.headers["Retry-After"]) / 2)
     return "no end"

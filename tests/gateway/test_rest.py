@@ -78,7 +78,8 @@ async def new_session(system):
 
 
 async def test_a_project_is_created_shown_changed_and_deleted(admin):
-    answer, created = await admin.ask("POST", "/projects", {"spec": {"name": "over-http", "labels": {"team": "a"}}})
+    given = {"name": "over-http", "labels": {"team": "a"}, "quota": {"requests_per_second": 5}}
+    answer, created = await admin.ask("POST", "/projects", {"spec": given})
     assert answer.status == 201
     assert created["spec"] == {
         "name": "over-http",
@@ -89,6 +90,7 @@ async def test_a_project_is_created_shown_changed_and_deleted(admin):
         "max_token_ttl": None,
         "gate": None,
         "pin_tools": True,
+        "quota": {"requests_per_second": 5.0, "burst": None, "concurrent_calls": None, "streams": None},
     }
 
     answer, shown = await admin.ask("GET", "/projects/over-http")
@@ -97,8 +99,11 @@ async def test_a_project_is_created_shown_changed_and_deleted(admin):
     changed = {"spec": {"description": "changed"}, "revision": created["revision"]}
     answer, body = await admin.ask("PUT", "/projects/over-http", changed)
     assert (answer.status, body["spec"]["name"], body["spec"]["description"]) == (200, "over-http", "changed")
+    assert body["spec"]["quota"] is None
     message = fault(*await admin.ask("PUT", "/projects/over-http", changed), 409, "conflict")
     assert "over-http" in message
+    wrong = {"spec": {"quota": {"streams": -1}}}
+    assert "spec.quota.streams: " in fault(*await admin.ask("PUT", "/projects/over-http", wrong), 400, "bad_request")
 
     answer, body = await admin.ask("DELETE", "/projects/over-http")
     assert (answer.status, body) == (204, None)
@@ -435,8 +440,8 @@ async def test_in_its_project_the_rights_of_an_mcptoken_decide(system, http, age
     manager = Client(http, system.urls[0], bearer)
 
     assert (await manager.ask("GET", "/projects/dual"))[0].status == 200
-    answer, issued = await manager.ask("POST", "/projects/dual/mcptokens", {"name": "child"})
-    assert (answer.status, issued["token"]["project"]) == (201, "dual")
+    answer, issued = await manager.ask("POST", "/projects/dual/mcptokens", {"name": "child", "quota": {"streams": 3}})
+    assert (answer.status, issued["token"]["project"], issued["token"]["quota"]["streams"]) == (201, "dual", 3)
     fault(*await agent.ask("POST", "/projects/dual/mcptokens", {"name": "child-2"}), 403, "forbidden")
     fault(*await manager.ask("POST", "/projects/dual/mcptokens", {"name": "x", "project": "old"}), 400, "bad_request")
 

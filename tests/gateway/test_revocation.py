@@ -17,6 +17,7 @@ from mcpctl.bus.contract import GetReceipt
 from mcpctl.bus.contracts import audit, catalog, token
 from mcpctl.bus.contracts.rbac import Binding
 from mcpctl.bus.feed import LEASE
+from mcpctl.cli import receipts
 from mcpctl.cli.context import Context
 from mcpctl.cli.errors import UNAVAILABLE, CliError
 from mcpctl.cli.receipts import confirm
@@ -161,7 +162,8 @@ async def test_two_registries_under_load_void_no_lease_and_either_tells_who_conf
     await ticker.parts["token-2"].stop()
 
 
-async def test_a_gateway_that_was_stopped_meanwhile_is_named_and_then_writes_nothing(ticker):
+async def test_a_gateway_that_was_stopped_meanwhile_is_named_and_then_writes_nothing(ticker, monkeypatch):
+    monkeypatch.setattr(receipts, "WAIT_MS", 200)  # of the lease, which on a busy machine may be short already
     mine = await ticker.token("ticking", "slept", "role:run,resource:servers")
     other = await ticker.token("ticking", "awake", "role:run,resource:servers")
     url = await ticker.gateway("gateway-3")

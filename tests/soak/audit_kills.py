@@ -10,11 +10,9 @@ import collections
 import json
 import os
 import random
-import sqlite3
 import sys
 import tempfile
 import time
-from contextlib import closing
 from pathlib import Path
 
 from mcpctl.actors.audit_sink import verifying
@@ -23,6 +21,8 @@ from mcpctl.actors.audit_sink.heads import Notary
 from mcpctl.actors.storage import Store, database_url
 from mcpctl.bus.provision import provision
 from mcpctl.cli.nats_server import NatsServer, free_port
+from tests.postgres import new_database, on_postgres
+from tests.tables import Tables
 
 DRAIN_SECONDS = 180
 
@@ -31,7 +31,8 @@ class Soak:
     """The processes, by name."""
 
     def __init__(self, folder: Path, writers: int, sinks: int, *, power_safe: bool = False) -> None:
-        self.folder = folder
+        self.folder, self.database = folder, new_database(lasting=True) if on_postgres() else None
+        self.tables = Tables("audit", folder, self.database)
         self.nats = NatsServer(folder / "nats", free_port(), power_safe=power_safe)
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.kills: collections.Counter[str] = collections.Counter()
@@ -59,6 +60,8 @@ class Soak:
             "MCPCTL_DATA_DIR": str(self.folder),
             "MCPCTL_LOG_LEVEL": "error",
         }
+        if self.database is not None:
+            environment["MCPCTL_DATABASE_URL"] = self.database
         with (self.folder / "processes.log").open("ab") as log:
             self.processes[name] = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", *self._commands[name], env=environment, stderr=log, stdout=log
@@ -92,17 +95,10 @@ class Soak:
 
     def written(self) -> collections.Counter[str]:
         """Return how often each event is in the ledger, by the id in its text."""
-        with closing(sqlite3.connect(self.folder / "sql" / "audit.sqlite")) as database:
-            return collections.Counter(
-                json.loads(text)["id"] for (text,) in database.execute("SELECT event FROM ledger")
-            )
+        return collections.Counter(json.loads(text)["id"] for (text,) in self.tables.ask("SELECT event FROM ledger"))
 
     def entries(self) -> int:
-        try:
-            with closing(sqlite3.connect(self.folder / "sql" / "audit.sqlite")) as database:
-                return database.execute("SELECT last FROM ledger_position").fetchone()[0]
-        except (sqlite3.OperationalError, TypeError):
-            return 0
+        return self.tables.number("SELECT last FROM ledger_position")
 
     async def drained(self) -> None:
         """Return when the ledger has all that was acknowledged, or does not get on any more."""
@@ -112,7 +108,7 @@ class Soak:
 
     def faults(self) -> list[object]:
         """Verify the ledger as the actor does."""
-        store = Store("audit", database_url("audit", None, self.folder))
+        store = Store("audit", database_url("audit", self.database, self.folder))
         notary = Notary(self.folder / "keys" / "audit-heads.json")
         anchors = AnchorFile(self.folder / "audit" / "heads.jsonl").read()
         found, place = [], None

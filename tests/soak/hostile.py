@@ -177,7 +177,7 @@ async def run(system: System, url: str, *, warm: float, seconds: float) -> dict[
 
 async def main(minutes: float) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        system = System(Path(folder))
+        system = System(Path(folder), python=sys.executable)
         try:
             await system.start()
             url = await system.gateway(
