@@ -11,6 +11,7 @@ import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import structlog
@@ -751,15 +752,17 @@ class Bus:
 
     async def receive(
         self, subject: str, handle: Callable[[Delivery], Awaitable[None]], *, queue: str = "", inline: bool = False
-    ) -> None:
+    ) -> Callable[[], Awaitable[None]]:
         """Run `handle` for one message of a subject after the other: for what must keep its order, or be quick.
 
-        With `inline` nothing else is read from the bus until it returns: it must not wait for an answer.
+        With `inline` nothing else is read from the bus until it returns: it must not wait for an answer. Returns what
+        ends this, once all that was delivered is handled.
         """
         subscription = await self.client.subscribe(subject, queue=queue, cb=handle)
         if inline:
             self.client.inline[subscription._id] = handle  # noqa: SLF001 - its number is told nowhere else
         (self._shares if queue else self._subscriptions).append(subscription)
+        return partial(_drain, [subscription])
 
     @asynccontextmanager
     async def receiving(self, subject: str, handle: Callable[[Delivery], Awaitable[None]]) -> AsyncIterator[None]:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
@@ -96,6 +96,8 @@ class UpstreamRouter(Actor):
         self._work, self._listens = Tasks(), Tasks()
         self._rooms = ((self._work, Places(CALLS)), (self._listens, Places(LISTENS)))
         self._background = Tasks()
+        self._addressed: list[Callable[[], Awaitable[None]]] = []
+        """End what comes to this router by its name."""
         self._unsealing = asyncio.Semaphore(UNSEALS)
         self._quotas = Quotas(bus, self.id, self.audit)
         self._answering = Answering(
@@ -153,10 +155,11 @@ class UpstreamRouter(Actor):
         await self._quotas.open()
         await self._sites.open()
         if self.site:
-            for router in (self.id, EVERY_ROUTER):
-                await self.bus.receive(router_subject(router, "*"), self._control)
+            by_name = [router_subject(router, "*") for router in (self.id, EVERY_ROUTER)]
         else:
-            await self.bus.receive(f"{PREFIX}.router.*.*", self._control)
+            by_name = [f"{PREFIX}.router.*.*"]
+        self._addressed = [await self.bus.receive(subject, self._control) for subject in by_name]
+        if not self.site:
             await self.bus.receive(f"{PREFIX}.mcp.*.*", self._take, queue=self.role, inline=True)
         await self.bus.ready()
         for follower in self._access.followers:
@@ -175,6 +178,9 @@ class UpstreamRouter(Actor):
                 call.end("stopping")
         await self._listens.finish(1.0)
         await self._work.finish(grace)
+        for leave in self._addressed:
+            await leave()
+        await self._work.finish(grace)  # what was sent to this router by its name until now
         await self._owners.stop()
         await self._quotas.stop()
         await super().stop(grace)

@@ -99,10 +99,10 @@ async def mcpctl(system, *words):
     return process.returncode, said.decode(), complained.decode()
 
 
-async def outcomes_of(system, name):
+async def outcomes_of(system, project, name):
     """The outcomes and details of a token's calls, once the last of them is in the ledger."""
     while True:
-        query = audit.Query(bearer=system.bearer, filter=audit.Filter(token=name, kind="result"))
+        query = audit.Query(bearer=system.bearer, filter=audit.Filter(project=project, token=name, kind="result"))
         found = (await system.operator.call(audit.query, query)).items
         if found:
             return {(entry.event.outcome, entry.event.detail) for entry in found}
@@ -133,7 +133,7 @@ async def test_a_revocation_ends_what_runs_on_every_gateway_and_the_receipt_says
         while others[0].chunks < before + 3:
             await asyncio.sleep(0.01)
         assert not others[0].over.done()
-    assert await outcomes_of(ticker, "mine") == {("revoked", "revoked_in_flight")}
+    assert await outcomes_of(ticker, "ticking", "mine") == {("revoked", "revoked_in_flight")}
 
 
 async def test_two_registries_under_load_void_no_lease_and_either_tells_who_confirmed(ticker):
@@ -227,7 +227,7 @@ async def test_a_frozen_project_answers_nobody_until_it_is_unfrozen(ticker):
             async with http.post(url, json=modern(), headers=sent) as answer:
                 assert (answer.status, "is frozen" in await answer.text()) == (403, True)
             assert "frozen" in (await mcpctl(ticker, "get", "projects"))[1]
-            assert await outcomes_of(ticker, "chilled") == {("revoked", "revoked_in_flight")}
+            assert await outcomes_of(ticker, "cold", "chilled") == {("revoked", "revoked_in_flight")}
         finally:
             code, said, told = await mcpctl(ticker, "unfreeze", "project", "cold")
         assert code == 0
@@ -244,4 +244,4 @@ async def test_a_call_ends_when_its_token_expires(ticker):
         await streams[0].over
         assert b"expired" in streams[0].tail
         assert time.monotonic() - began > 5
-    assert await outcomes_of(ticker, "brief") == {("revoked", "expired_in_flight")}
+    assert await outcomes_of(ticker, "ticking", "brief") == {("revoked", "expired_in_flight")}

@@ -239,7 +239,8 @@ async def test_two_routers_of_a_site_share_its_calls_and_one_that_stops_is_not_m
 
     stopping = asyncio.create_task(second.stop())
     while not stopping.done():
-        assert (await call(http, lab, "bench__echo", text="x"))[0] == 200
+        status, body = await call(http, lab, "bench__echo", text="x")
+        assert status == 200, body
     assert await stopping == 0
 
 

@@ -1,7 +1,8 @@
 """May this call be carried out as far as quotas go? Here where this router keeps the counts, else at the one who does.
 
 A call without a quota costs nothing. All that a router wants to know at a time is one message to the keeper, and the
-next one leaves when that is answered. A keeper that is silent is done without: each router then allows its part.
+next one leaves when that is answered. A keeper that is gone or silent is done without: each router then allows its
+part.
 """
 
 import asyncio
@@ -23,8 +24,8 @@ from mcpctl.bus.errors import BadRequest, BusError
 from mcpctl.bus.frames import EVERY_ROUTER, PRESENT_EVERY, quota_subject
 from mcpctl.bus.identity import site_of
 
-ANSWER_WITHIN = 0.2
-"""Seconds that the keeper has for an answer."""
+ANSWER_WITHIN = 1.0
+"""Seconds that the keeper has for an answer: it is not to be thought gone because its machine is busy."""
 
 WANTS = 1000
 """Calls in one message at the most."""
@@ -56,7 +57,8 @@ class Quotas:
         self._wants: list[_Want] = []
         self._carrier: asyncio.Task[None] | None = None
         self._ids, self._number = count(), 0
-        self._told: asyncio.Future[Told] | None = None
+        self._told: asyncio.Future[Told | None] | None = None
+        """The keeper's answer; None where nobody listens there."""
         self._tasks = Tasks()
         self._reconnects = 0
 
@@ -180,10 +182,12 @@ class Quotas:
             self._told = asyncio.get_running_loop().create_future()
             held = None if self._introduced else self._held
             try:
-                await self._send(keeper, encode(Ask(self._router, self._number, asked, held)))
+                await self._send(keeper, encode(Ask(self._router, self._number, asked, held)), answer_here=True)
                 async with asyncio.timeout(ANSWER_WITHIN):
                     told = await self._told
             except (BusError, TimeoutError):
+                break
+            if told is None:
                 break
             if not told.unknown:
                 self._introduced = keeper == self._keeper
@@ -215,13 +219,15 @@ class Quotas:
     # --- the other routers ---
 
     async def _hear(self, msg: Delivery) -> None:
+        if msg.headers is not None and msg.headers.get("Status") == "503":
+            self._hear_answer(None)
+            return
         try:
             said = decode(msg.data)
         except BadRequest:
             return
         if isinstance(said, Told):
-            if self._told is not None and not self._told.done() and said.number == self._number:
-                self._told.set_result(said)
+            self._hear_answer(said)
         elif isinstance(said, Ask):
             await self._answer(said)
         elif isinstance(said, Ended):
@@ -234,6 +240,12 @@ class Quotas:
                 await self._say(said.router, Here(self._router, self._group.since))
                 self._introduced = self._introduced and said.router != self._keeper
             self._look()
+
+    def _hear_answer(self, told: Told | None) -> None:
+        if self._told is None or self._told.done():
+            return
+        if told is None or told.number == self._number:
+            self._told.set_result(told)
 
     async def _answer(self, ask: Ask) -> None:
         if ask.held is not None:
@@ -269,5 +281,7 @@ class Quotas:
         with suppress(BusError):  # what is lost is made good when the bus is back
             await self._send(router, encode(message))
 
-    async def _send(self, router: str, data: bytes) -> None:
-        await self._bus.send(self._subject(router, self._bus.caller), data)
+    async def _send(self, router: str, data: bytes, *, answer_here: bool = False) -> None:
+        """Send; with `answer_here` the server tells `_hear` where nobody is there to receive it."""
+        reply = self._subject(self._router, self._bus.caller) if answer_here else ""
+        await self._bus.send(self._subject(router, self._bus.caller), data, reply=reply)
