@@ -1,9 +1,16 @@
 """Ports on which something can be started."""
 
 import errno
+import itertools
+import random
 import socket
 
 TAKEN = (errno.EADDRINUSE, errno.EACCES)
+
+CHOSEN = range(20_000, 30_000)
+"""Where ports are chosen: none of these is given to outgoing connections (`ip_local_port_range`)."""
+
+_offsets = itertools.count(random.randrange(len(CHOSEN)))
 
 
 def is_free(host: str, port: int) -> bool:
@@ -22,10 +29,12 @@ def is_free(host: str, port: int) -> bool:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on now, and another one each time. Raises `OSError` where all are taken."""
+    for offset in itertools.islice(_offsets, len(CHOSEN)):
+        port = CHOSEN[offset % len(CHOSEN)]
+        if is_free(host, port):
+            return port
+    raise OSError(errno.EADDRINUSE, f"no port from {CHOSEN.start} to {CHOSEN.stop - 1} is free on {host}")
 
 
 def remembered_or_free(remembered: int | None) -> int:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import aiohttp
 import pytest
 
+from mcpctl.bus.frames import FIRST_FRAME_WITHIN
 from mcpctl.gateway.turns import PATIENCE
 from tests.gateway.test_edge import headers, modern
 
@@ -18,9 +19,13 @@ WAITING = 20
 ON_THEIR_WAY = 64
 """Requests that a gateway sends before a router has reacted, at first."""
 
+MANY = 100
+
 
 @contextmanager
-def frozen(*parts):
+def frozen(*parts, stood_still):
+    """Stop processes inside of this; the seconds of that are added to `stood_still`."""
+    began = time.monotonic()
     for part in parts:
         os.kill(part.process.pid, signal.SIGSTOP)
     try:
@@ -28,10 +33,28 @@ def frozen(*parts):
     finally:
         for part in parts:
             os.kill(part.process.pid, signal.SIGCONT)
+        stood_still.append(time.monotonic() - began)
 
 
 async def test_while_routers_do_not_keep_up_some_wait_the_rest_is_refused_at_once_and_others_are_let_in(system):
-    url = await system.gateway("small-gateway", MCPCTL_WAITING_REQUESTS=str(WAITING), MCPCTL_ADDRESS_CONNECTIONS="0")
+    for attempt in range(5):
+        url = await system.gateway(
+            f"small-gateway-{attempt}", MCPCTL_WAITING_REQUESTS=str(WAITING), MCPCTL_ADDRESS_CONNECTIONS="0"
+        )
+        stood_still = [0.0]
+        try:
+            await ask_while_routers_are_frozen(system, url, stood_still)
+        except AssertionError:
+            if stood_still[-1] < FIRST_FRAME_WITHIN:
+                raise
+        else:
+            return
+        finally:
+            await system.parts.pop(f"small-gateway-{attempt}").stop()
+    pytest.fail("this machine is too busy: what is on its way to a router is given up after a second")
+
+
+async def ask_while_routers_are_frozen(system, url, stood_still):
     answered = asyncio.Queue()
 
     async def ask(http, project):
@@ -45,9 +68,9 @@ async def test_while_routers_do_not_keep_up_some_wait_the_rest_is_refused_at_onc
         for project in ("dual", "old"):  # the gateway knows the bearers, the routers the servers
             await ask(http, project)
             assert (await answered.get())[1].status == 200
-        refused = 200 - ON_THEIR_WAY - WAITING // 2
-        with frozen(system.parts["router"], system.parts["router-2"]):
-            noisy = [asyncio.create_task(ask(http, "dual")) for _ in range(200)]
+        refused = MANY - ON_THEIR_WAY - WAITING // 2
+        with frozen(system.parts["router"], system.parts["router-2"], stood_still=stood_still):
+            noisy = [asyncio.create_task(ask(http, "dual")) for _ in range(MANY)]
             for _ in range(refused):
                 project, answer, said, took = await answered.get()
                 assert answer.status == 503
@@ -63,8 +86,7 @@ async def test_while_routers_do_not_keep_up_some_wait_the_rest_is_refused_at_onc
             assert (await answered.get())[1].status == 503
             assert not [task for task in quiet if task.done()]
 
-        rest = [await answered.get() for _ in range(200 - refused + 3)]
+        rest = [await answered.get() for _ in range(MANY - refused + 3)]
         assert {answer.status for _, answer, _, _ in rest} == {200}
         assert [project for project, *_ in rest].count("old") == 3, "they waited, beside a queue that takes no more"
         await asyncio.gather(*noisy, *quiet)
-    await system.parts.pop("small-gateway").stop()
