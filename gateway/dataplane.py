@@ -247,6 +247,7 @@ class DataPlane:
             late = now - due > SWEEP and not late
             if late:
                 continue
+            self.turns.drop_late()
             back = self._was_away()
             for router in [router for router, heard in self._beats.items() if now - heard > SILENCE_LIMIT]:
                 del self._beats[router]

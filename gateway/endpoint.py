@@ -70,7 +70,7 @@ class McpEndpoint:
         )
         self.sessions = Sessions(bus)
         self.plane = DataPlane(bus, buffer=settings.call_buffer, waiting=settings.waiting_requests)
-        self.audit = AuditWriter(bus.client, bus.caller)
+        self.audit = AuditWriter(bus)
         self.addresses = Addresses(settings.trusted_proxies)
         refusals = Refusals(settings.address_refusals)
         self.admission = Admission(Hosts(settings), self.addresses, refusals, self.principals, self.audit, bus.caller)

@@ -71,20 +71,24 @@ class Turns:
         self._queues.setdefault(project, deque()).append(turn)
         self._places.take(project)
         try:
-            async with asyncio.timeout(PATIENCE):
-                await turn.come
-        except TimeoutError as error:
-            self._withdraw(turn)
-            raise Unavailable("the routers do not keep up") from error
+            await turn.come
         except asyncio.CancelledError:
-            self._withdraw(turn)
+            if turn.come.done() and not turn.come.cancelled() and turn.come.exception() is None:  # its turn had come
+                self.leave()
             raise
         finally:
             self._places.leave(project)
 
-    def _withdraw(self, turn: _Turn) -> None:
-        if turn.come.done() and not turn.come.cancelled():  # its turn had come
-            self.leave()
+    def drop_late(self) -> None:
+        """Refuse those that have waited for too long. To be called from time to time."""
+        late = self._now() - PATIENCE
+        for project, queue in list(self._queues.items()):
+            while queue and queue[0].since < late:
+                turn = queue.popleft()
+                if not turn.come.done():
+                    turn.come.set_exception(Unavailable("the routers do not keep up"))
+            if not queue:
+                del self._queues[project]
 
     def leave(self, *, late: bool = False) -> None:
         """Note that a request is not on its way any more; `late`: its router was late to begin with it."""
