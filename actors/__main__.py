@@ -21,6 +21,7 @@ from mcpctl.bus.runtime import (
     demand_environment,
     give_back_memory,
     run_loop,
+    spare_collector,
     tell_ready,
     wait_to_start,
 )
@@ -66,6 +67,7 @@ async def serve(classes: dict[Role, ActorClass], settings: ActorSettings) -> int
             await cancel(starting)
             return 0
         await starting
+        spare_collector()
         tell_ready(settings.ready_fd)
         return await _wait(stop, running)
     finally:

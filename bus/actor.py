@@ -69,7 +69,7 @@ class Actor:
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
-        self.audit = AuditWriter(bus.client, bus.caller)
+        self.audit = AuditWriter(bus)
         bus.misuse.tell = lambda event: self.audit.append_later({"kind": "bus"} | event)
         self.service = Service(self.role, (type(self).__doc__ or "").partition("\n")[0])
         self.parts: tuple[object, ...] = ()

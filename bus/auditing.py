@@ -10,14 +10,15 @@ import random
 import time
 from collections.abc import Iterator
 
+import msgspec
 import orjson
 import structlog
-from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error, MaxPayloadError
 
 from mcpctl.bus import measured, metrics
 from mcpctl.bus.bearer import masked
-from mcpctl.bus.connection import is_clustered
+from mcpctl.bus.connection import Bus, is_clustered
 from mcpctl.bus.contract import ELECTION
 from mcpctl.bus.contracts import audit
 from mcpctl.bus.errors import Unavailable
@@ -52,29 +53,68 @@ FREE_TEXT = ("name", "rule", "detail", "method", "server")
 LONGEST_TEXT = 400
 
 
+class _Refusal(msgspec.Struct):
+    description: str = ""
+
+
+class _Ack(msgspec.Struct):
+    """JetStream's answer to a message (ADR-22): its number in the stream, or why it is not stored."""
+
+    seq: int = 0
+    error: _Refusal | None = None
+
+
+_decode_ack = msgspec.json.Decoder(_Ack).decode
+
+
+class _Batch:
+    """Events that travel in one message, and who waits for them.
+
+    It stands where nats-py keeps the future of an answer, so that it is told as the answer is read.
+    """
+
+    __slots__ = ("_writer", "body", "events", "id", "started", "timer", "token", "told", "waiters")
+
+    def __init__(self, writer: "AuditWriter", lines: list[bytes], waiters: "list[asyncio.Future[None]]") -> None:
+        self._writer, self.waiters = writer, waiters
+        self.id = f"{random.getrandbits(96):024x}"
+        self.body, self.events = b"\n".join(lines), len(lines)
+        self.started = time.monotonic()
+        self.token = ""
+        self.told = False
+        """Whether those who wait have been told that they wait in vain."""
+
+        self.timer: asyncio.TimerHandle | None = None
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, answer: Msg) -> None:
+        self._writer.answered(self, answer)
+
+
 class AuditWriter:
     """One part's way into the audit stream."""
 
-    def __init__(self, client: Client, caller: str) -> None:
-        self._client, self._subject = client, f"{audit.APPEND}.{caller}"
-        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+    def __init__(self, bus: Bus) -> None:
+        self._client, self._subject = bus.client, f"{audit.APPEND}.{bus.caller}"
+        self._waiting: list[tuple[bytes, asyncio.Future[None] | None]] = []
         self._flushing = False
         self._lingering: asyncio.TimerHandle | None = None
-        self._sends: set[asyncio.Task[None]] = set()
-        self._in_flight: dict[str, float] = {}  # message id and time of sending, the oldest first
+        self._in_flight: dict[str, _Batch] = {}  # by message id, the oldest first
+        self._settled = asyncio.Event()
         self._closing = False
         self._acked = 0
         self.retries = 0
         """Attempts to send a batch that were not acknowledged, since the start."""
 
-        self._of = (caller.partition("-")[0],)
+        self._of = (bus.caller.partition("-")[0],)
         metrics.watch(self)
 
     def measures(self) -> "Iterator[metrics.Measured]":
         """Yield what metrics tell of this writer."""
-        oldest = next(iter(self._in_flight.values()), None)
         yield measured.AUDIT_WAITING, len(self._in_flight), self._of
-        yield measured.AUDIT_AGE, 0.0 if oldest is None else time.monotonic() - oldest, self._of
+        yield measured.AUDIT_AGE, self._silence, self._of
         yield measured.AUDIT_RETRIES, self.retries, self._of
 
     @property
@@ -93,7 +133,7 @@ class AuditWriter:
     @property
     def _silence(self) -> float:
         oldest = next(iter(self._in_flight.values()), None)
-        return 0.0 if oldest is None else time.monotonic() - oldest
+        return 0.0 if oldest is None else time.monotonic() - oldest.started
 
     async def flowing(self) -> None:
         """Return when events are acknowledged within a second. Raises `Unavailable` where that takes too long."""
@@ -112,29 +152,28 @@ class AuditWriter:
 
         `id` and `at` are filled in.
         """
-        done = self._take(event)
-        done.add_done_callback(_mark_seen)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._take(event, done)
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            loop.call_soon(self._flush)
         return done
 
     def append_later(self, event: dict[str, object]) -> None:
         """Take an event that nobody waits for: it travels with the next, or soon; a failure is logged."""
-        self._take(event).add_done_callback(_report)
+        self._take(event, None)
         if self._lingering is None:
             self._lingering = asyncio.get_running_loop().call_later(LINGER, self._flush)
 
-    def _take(self, event: dict[str, object]) -> "asyncio.Future[None]":
+    def _take(self, event: dict[str, object], done: "asyncio.Future[None] | None") -> None:
         event.setdefault("id", f"{random.getrandbits(96):024x}")
         event.setdefault("at", time.time_ns() // 1_000_000)
         for field in FREE_TEXT:
             text = event.get(field)
             if isinstance(text, str) and len(text) > LONGEST_TEXT:
                 event[field] = f"{text[:LONGEST_TEXT]}…"
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((masked(orjson.dumps(event)), done))
-        return done
 
     def _flush(self) -> None:
         self._flushing = False
@@ -151,83 +190,82 @@ class AuditWriter:
                 self._start(lines, waiters)
                 lines, waiters, size = [], [], 0
             lines.append(line)
-            waiters.append(done)
+            if done is not None:
+                waiters.append(done)
             size += len(line)
         self._waiting = []
         self._start(lines, waiters)
 
     def _start(self, lines: list[bytes], waiters: "list[asyncio.Future[None]]") -> None:
-        task = asyncio.create_task(self._send(b"\n".join(lines), waiters))
-        self._sends.add(task)
-        task.add_done_callback(self._sends.discard)
+        batch = _Batch(self, lines, waiters)
+        self._in_flight[batch.id] = batch
+        self._settled.clear()
+        self._attempt(batch)
 
-    async def _send(self, batch: bytes, waiters: "list[asyncio.Future[None]]") -> None:
-        message_id = f"{random.getrandbits(96):024x}"
-        self._in_flight[message_id] = started = time.monotonic()
-        told = False
+    def _attempt(self, batch: _Batch) -> None:
+        headers = b"Nats-Msg-Id: %b\r\n%b: %d\r\n" % (batch.id.encode(), audit.ACKED.encode(), self._acked)
         try:
-            while (failure := await self._attempt(batch, {"Nats-Msg-Id": message_id})) is not None:
-                told |= time.monotonic() - started > PATIENCE or self._client.is_closed or failure == TOO_LARGE
-                if told:
-                    _tell(waiters, failure)
-                    if self._hopeless or failure == TOO_LARGE:
-                        log.error("audit events lost", events=len(waiters), error=failure)
-                        return
-                # No stream, no leader yet, no connection, or a full stream: ask again soon.
-                await asyncio.sleep(LATER if told else PAUSE)
-        finally:
-            del self._in_flight[message_id]
-        _tell(waiters, None)
+            batch.token = self._client.ask(self._subject, batch.body, headers, batch)
+        except MaxPayloadError:
+            self._failed(batch, TOO_LARGE)
+        except Error as error:
+            self._failed(batch, str(error) or type(error).__name__)
+        else:
+            batch.timer = asyncio.get_running_loop().call_later(ATTEMPT, self._late, batch)
+
+    def _late(self, batch: _Batch) -> None:
+        self._client.forget(batch.token)
+        self._failed(batch, "no acknowledgement in time")
+
+    def answered(self, batch: _Batch, answer: Msg) -> None:
+        """Take the answer to a batch."""
+        self._client.forget(batch.token)
+        if batch.timer is not None:
+            batch.timer.cancel()
+        try:
+            said = _decode_ack(answer.data)
+        except msgspec.DecodeError as error:  # nobody is there, say: then it is empty
+            self._failed(batch, (answer.headers or {}).get("Description") or str(error))
+            return
+        if said.error is not None:
+            self._failed(batch, said.error.description)
+            return
+        self._acked = said.seq
+        self._end(batch)
+        for done in batch.waiters:
+            if not done.done():
+                done.set_result(None)
+
+    def _failed(self, batch: _Batch, failure: str) -> None:
+        """Have a batch sent again soon: there is no stream, no leader yet, no connection, or no room in the stream."""
+        self.retries += 1
+        late = time.monotonic() - batch.started > PATIENCE or self._client.is_closed or failure == TOO_LARGE
+        if late and not batch.told:
+            batch.told = True
+            log.error("audit events not acknowledged", events=batch.events, error=failure)
+            for done in batch.waiters:
+                if not done.done():
+                    done.set_exception(Unavailable("the audit stream does not acknowledge events"))
+                    done.exception()  # it is in the log, where nobody waits any more
+        if batch.told and (self._hopeless or failure == TOO_LARGE):
+            log.error("audit events lost", events=batch.events, error=failure)
+            self._end(batch)
+            return
+        pause = LATER if batch.told else PAUSE
+        batch.timer = asyncio.get_running_loop().call_later(pause, self._attempt, batch)
+
+    def _end(self, batch: _Batch) -> None:
+        del self._in_flight[batch.id]
+        if not self._in_flight:
+            self._settled.set()
 
     @property
     def _hopeless(self) -> bool:
         return self._closing or self._client.is_closed or len(self._in_flight) > KEPT
 
-    async def _attempt(self, batch: bytes, headers: dict[str, str]) -> str | None:
-        try:
-            known = headers | {audit.ACKED: str(self._acked)}
-            reply = await self._client.request(self._subject, batch, timeout=ATTEMPT, headers=known)
-            answer = orjson.loads(reply.data)
-            if "error" not in answer:
-                self._acked = answer["seq"]
-                return None
-            failure = str(answer["error"].get("description"))
-        except MaxPayloadError:
-            failure = TOO_LARGE
-        except (Error, ValueError) as error:
-            failure = str(error) or type(error).__name__
-        self.retries += 1
-        return failure
-
     async def close(self) -> None:
         """Return when all that was taken has been acknowledged or given up."""
         self._closing = True
         self._flush()
-        while self._waiting or self._sends:
-            if self._sends:
-                await asyncio.wait(self._sends)
-            else:
-                await asyncio.sleep(0)
-
-
-def _tell(waiters: "list[asyncio.Future[None]]", failure: str | None) -> None:
-    """Tell those who still wait."""
-    waiting = [done for done in waiters if not done.done()]
-    if failure is not None and waiting:
-        log.error("audit events not acknowledged", events=len(waiting), error=failure)
-    for done in waiting:
-        if failure is None:
-            done.set_result(None)
-        else:
-            done.set_exception(Unavailable("the audit stream does not acknowledge events"))
-
-
-def _mark_seen(done: "asyncio.Future[None]") -> None:
-    """Retrieve the failure of an event that nobody waits for any more: it is in the log all the same."""
-    if not done.cancelled():
-        done.exception()
-
-
-def _report(done: "asyncio.Future[None]") -> None:
-    if not done.cancelled() and done.exception() is not None:
-        log.error("audit event delayed", error=str(done.exception()))
+        while self._in_flight:
+            await self._settled.wait()

@@ -9,10 +9,10 @@ import asyncio
 import random
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import structlog
 from nats.aio.client import Client
@@ -171,6 +171,14 @@ class _UnfitError(Error):
     """What answers is no bus that may be used."""
 
 
+class Answered(Protocol):
+    """What an answer is given to, as to a future."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, answer: Msg, /) -> None: ...
+
+
 class _Client(Client):
     """nats-py's client, which can be cancelled, and sends no credential where it must not.
 
@@ -181,6 +189,7 @@ class _Client(Client):
     clear, whether to encrypt.
     """
 
+    _resp_map: dict[str, Answered]  # type: ignore[assignment]  # nats-py's own are futures
     inline: dict[int, Callable[[Msg], Awaitable[None]]]
     """What is done with the messages of a subscription as they are read, by its number."""
 
@@ -407,6 +416,51 @@ class _Client(Client):
         elif self._pending and self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
+    async def _init_request_sub(self) -> None:
+        await super()._init_request_sub()
+        self.inline[self._sid] = self._request_sub_callback  # whoever asked goes on a turn of the loop sooner
+
+    async def hear_answers(self) -> None:
+        """Hear the answers to what will be asked."""
+        if not self._resp_sub_prefix:
+            await self._init_request_sub()
+
+    def ask(self, subject: str, payload: bytes, headers: bytes, answer: Answered) -> str:
+        """Send a request now, and have its answer given to `answer`, until `forget` is called with what this returns.
+
+        `headers` are whole lines. For what is asked often: without a task or a timer. Raises `Error` where it cannot be
+        sent. Before, `hear_answers` must have been called.
+        """
+        if not self.is_connected or self._resp_sub_prefix is None:
+            raise ConnectionClosedError
+        headers = b"NATS/1.0\r\n%b\r\n" % headers
+        length = len(headers) + len(payload)
+        if length > self._max_payload:
+            raise MaxPayloadError
+        token = self._nuid.next().decode()
+        self._resp_map[token] = answer
+        to = (subject.encode(), bytes(self._resp_sub_prefix), token.encode())
+        self._pending.append(b"HPUB %b %b%b %d %d\r\n%b%b\r\n" % (*to, len(headers), length, headers, payload))
+        self._pending_data_size += length
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += length
+        self._write_pending()
+        return token
+
+    def forget(self, token: str) -> None:
+        """Wait for an answer no more."""
+        self._resp_map.pop(token, None)
+
+    async def publish_all(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Publish to subjects that are known to be good, if connected, at a fifth of what `publish` takes for each."""
+        if not self.is_connected:
+            return
+        for subject, payload in messages:
+            self.stats["out_msgs"] += 1
+            self.stats["out_bytes"] += len(payload)
+            await self._send_command(b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload))
+        await self._flush_pending()
+
     async def request(self, *args: Any, **kwargs: Any) -> Msg:
         with cancellation_kept():
             return await super().request(*args, **kwargs)
@@ -567,6 +621,7 @@ class Bus:
         while True:
             try:
                 client = await connect_nats(url, on_closed=closed.set, **options)
+                await client.hear_answers()
                 break
             except Unavailable as error:
                 if error.final or asyncio.get_running_loop().time() >= give_up:
@@ -835,7 +890,7 @@ async def _within(seconds: float, answers: "asyncio.Queue[Delivery]") -> Deliver
 class Publisher:
     """An actor's connection to the account EVENTS, where it is the only writer of its events."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: _Client) -> None:
         self._client = client
 
     @classmethod
@@ -850,6 +905,11 @@ class Publisher:
         """Tell everybody; one who is away does not hear it, so what matters is also pulled."""
         with suppress(Error):
             await self._client.publish(subject, payload)
+
+    async def publish_all(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Tell everybody of many things, in this order."""
+        with suppress(Error):
+            await self._client.publish_all(messages)
 
     async def flush(self) -> None:
         """Return when what was published is on its way to who listens: an answer that is sent next comes after it."""

@@ -20,6 +20,7 @@ from mcpctl.bus.runtime import (
     demand_environment,
     give_back_memory,
     run_loop,
+    spare_collector,
     tell_ready,
     wait_to_start,
 )
@@ -61,6 +62,7 @@ async def serve(settings: GatewaySettings) -> int:
     try:
         listener = await listen(connections.make, settings)
         log.info("gateway ready", address=listener.sockets[0].getsockname(), caller=bus.caller)
+        spare_collector()
         tell_ready(settings.ready_fd)
         closed = asyncio.create_task(bus.closed.wait())
         await asyncio.wait((stopped, closed, watching), return_when=asyncio.FIRST_COMPLETED)

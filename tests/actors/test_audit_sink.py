@@ -58,7 +58,7 @@ async def provisioner(nats):
 async def writer(nats):
     """A router's way into the stream."""
     bus = await Bus.connect(nats.url, ActorIdentity("router", nats.keys))
-    writer = AuditWriter(bus.client, bus.caller)
+    writer = AuditWriter(bus)
     yield writer
     await writer.close()
     await bus.close()
@@ -250,7 +250,7 @@ async def wait_for(sink, book, kind, count):
 
 async def test_a_gateway_may_append_refusals_and_is_named_by_its_connection(gateway, sinks, book):
     sink = await sinks()
-    edge = AuditWriter(gateway.client, gateway.caller)
+    edge = AuditWriter(gateway)
 
     await edge.append({"kind": "edge", "outcome": "deny", "project": "web", "gateway": "somebody-else"})
 
@@ -268,7 +268,7 @@ async def test_a_gateway_may_append_refusals_and_is_named_by_its_connection(gate
 )
 async def test_what_else_a_gateway_appends_is_recorded_as_forged_by_it(gateway, sinks, book, forged):
     sink = await sinks()
-    edge = AuditWriter(gateway.client, gateway.caller)
+    edge = AuditWriter(gateway)
 
     await edge.append(dict(forged))
 
@@ -284,7 +284,7 @@ async def test_a_router_of_a_site_appends_calls_under_its_own_id_and_nothing_els
     await root.ask(token.create_service_account, name="lab", router_site="lab")
     lab = await root.ask(token.issue_service_account_token, name="lab")
     router = await plane.connect(AdmittedIdentity("router", lab.bearer, site="lab"))
-    sink, there = await sinks(), AuditWriter(router.client, router.caller)
+    sink, there = await sinks(), AuditWriter(router)
 
     await there.append({"kind": "call", "outcome": "allow", "project": "web", "router": "r000000000000"})
     await there.append({"kind": "token.issue", "outcome": "allow", "principal": "user-root"})

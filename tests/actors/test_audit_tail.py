@@ -32,7 +32,7 @@ async def nats(tmp_path):
 async def writer(nats):
     """A router's way into the stream."""
     bus = await Bus.connect(nats.url, ActorIdentity("router", nats.keys))
-    writer = AuditWriter(bus.client, bus.caller)
+    writer = AuditWriter(bus)
     yield writer
     await writer.close()
     await bus.close()

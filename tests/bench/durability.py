@@ -29,7 +29,7 @@ async def appends(folder: Path, mode: str, tasks: int, seconds: float) -> tuple[
     await server.start()
     await provision(server.url, server.keys)
     bus = await Bus.connect(server.url, ActorIdentity("router", server.keys))
-    writer = AuditWriter(bus.client, bus.caller)
+    writer = AuditWriter(bus)
     took: list[float] = []
     began = time.perf_counter()
 

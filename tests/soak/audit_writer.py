@@ -24,7 +24,7 @@ PROJECTS = ("web", "shop", None)
 
 async def write(url: str, keys: Path, told: int) -> None:
     bus = await Bus.connect(url, ActorIdentity("router", keys))
-    writer = AuditWriter(bus.client, bus.caller)
+    writer = AuditWriter(bus)
     for n in count():
         ids = [f"{os.getpid()}-{n}-{i}" for i in range(BATCH)]
         project = PROJECTS[n % len(PROJECTS)]
