@@ -39,19 +39,18 @@ class SharedConsumer:
         }
         await self._streams.make_consumer(self._stream, self._name, shared | config)
 
-    async def pull(self, batch: int, max_bytes: int, expires: float | None) -> AsyncGenerator[Stored, None]:
+    async def pull(self, batch: int, max_bytes: int, expires: float) -> AsyncGenerator[Stored, None]:
         """Yield at most `batch` messages, as they arrive within `expires` seconds: none while standing by.
 
-        Without `expires` those that are there. Raises `Unavailable`.
+        Raises `Unavailable`.
         """
-        request: dict[str, object] = {"batch": batch, "max_bytes": max_bytes, "group": GROUP}
-        request |= {"no_wait": True} if expires is None else {"expires": int(expires * 1e9)}
+        request = {"batch": batch, "max_bytes": max_bytes, "expires": int(expires * 1e9), "group": GROUP}
         if self._pin:
             request["id"] = self._pin
         async with Deliveries.heard(self._streams.client) as arriving:
             await self._ask(orjson.dumps(request), arriving.inbox)
             for _ in range(batch):
-                delivery = await arriving.next((expires or 0.0) + WAIT)
+                delivery = await arriving.next(expires + WAIT)
                 if isinstance(delivery, Status):
                     self._check_end(delivery)
                     return

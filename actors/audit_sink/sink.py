@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 
@@ -71,7 +71,7 @@ PURGE_SECONDS = 20.0
 """How long one answer goes on purging."""
 
 COMPANY = 0.03
-"""Seconds that an event waits for others before it is fetched: about what an auditor hears it later."""
+"""Seconds that an event waits for others before it is committed: about what an auditor hears it later."""
 
 
 class OutOfStep(Exception):
@@ -240,19 +240,13 @@ class AuditSink(Actor):
         while True:
             await self._make_room()
             asked = time.monotonic()
-            found = await self._pulled(self._consumer.pull(1, PULL_BYTES, PULL_SECONDS))
-            if found:
-                await asyncio.sleep(COMPANY)  # a commit costs much more than an event, and so does each delivery
-                found += await self._pulled(self._consumer.pull(PULL, PULL_BYTES, None))
-                for stored in found:
+            arriving = self._consumer.pull(PULL, PULL_BYTES, PULL_SECONDS)
+            async with aclosing(arriving):
+                async for stored in arriving:
                     self._held.add(stored)
-            elif time.monotonic() - asked < BREATH:
+                    asked = 0.0
+            if time.monotonic() - asked < BREATH:
                 await asyncio.sleep(BREATH)  # refused at once: it would be again
-
-    @staticmethod
-    async def _pulled(arriving: AsyncGenerator[Stored, None]) -> list[Stored]:
-        async with aclosing(arriving):
-            return [stored async for stored in arriving]
 
     async def _make_room(self) -> None:
         """Wait until more may be fetched; what only waits for another sink's turn is given back for that."""
@@ -269,6 +263,8 @@ class AuditSink(Actor):
         while True:
             self._held.arrived.clear()
             await self._let_go()
+            if self._held:
+                await asyncio.sleep(COMPANY)  # a commit costs much more than an event: let others come along
             messages = self._held.run(self._position.seq, COMMIT_BYTES)
             try:
                 if messages:
