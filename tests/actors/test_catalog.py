@@ -644,7 +644,7 @@ async def test_no_event_shows_a_secret(plane, root, actor):
             lines.put_nowait(json.dumps(event))
             return done
 
-    actor.audit = Recorder(actor.bus.client, actor.bus.caller)
+    actor.audit = Recorder(actor.bus)
 
     await root.ask(catalog.create_secret, name="key", value=VALUE)
     with pytest.raises(Conflict):
