@@ -340,7 +340,7 @@ def written(actor):
             events.put_nowait(audit.Event.model_validate(event))
             return done
 
-    actor.audit = Recorder(actor.bus.client, actor.bus.caller)
+    actor.audit = Recorder(actor.bus)
     return events
 
 
