@@ -22,7 +22,10 @@ BACKGROUND = {"in": 20, "out": 20, "sql": 45, "json": 20}
 """What a process does a second whether there are calls or not: pulls of feeds, leases, pings."""
 
 ON_THE_WAY = {"gateway": {"in": 1, "out": 1}, "router": {"in": 2, "out": 2}, "deciding": {"in": 0, "out": 0, "sql": 0}}
-"""A request and its answer; at the router also an audit message and its acknowledgement, which calls may share."""
+"""A request and its answer; at the router also an audit message and its acknowledgement, which calls may share.
+
+Where a machine is so busy that a call takes 50 ms, one more says that it was accepted.
+"""
 
 PARSED = {"legacy": {"gateway": 4, "router": 10, "sink": 2}, "modern": {"gateway": 3, "router": 7, "sink": 2}}
 """JSON documents that are read for one call, the small ones of the bus included."""
@@ -68,7 +71,7 @@ class Counted:
 @pytest.fixture
 async def counted(tmp_path, monkeypatch):
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.counted "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.cost.counted "$@"\n')
     python.chmod(0o700)
     monkeypatch.setenv("COUNTED", str(tmp_path / "counted"))
     monkeypatch.delenv("MCPCTL_TEST_DATABASE", raising=False)  # statements are counted in SQLite's driver

@@ -1,4 +1,4 @@
-"""Run a module as `python -m` does, and count what its process does that costs: `python -m tests.counted -m MODULE …`.
+"""Run a module as `python -m` does and count what it does that costs: `python -m tests.cost.counted -m MODULE …`.
 
 On SIGUSR1 the counts so far go to the file that `COUNTED` names with the module's last word, as one JSON object.
 """
