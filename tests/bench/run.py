@@ -176,6 +176,7 @@ def main() -> None:
         direct = f"http://127.0.0.1:{upstream_port}/mcp"
         proxy = start(str(HERE / "proxy_aiohttp.py"), "--uvloop", "--port", str(proxy_port), "--target", direct)
         installation = Installation(folder, free_port())
+        installation.environment["MCPCTL_ADDRESS_CONNECTIONS"] = "0"
         try:
             with running(installation):
                 token = prepare(installation, upstream_port)
@@ -210,7 +211,9 @@ def main() -> None:
             ]
             for t in targets[1:]
         }
-        PLOT.write_text(plot.bars("Calls a second, as a share of the bare proxy's", concurrencies, series))
+        PLOT.write_text(
+            plot.bars("Calls a second, as a share of the bare proxy's, at so many connections", concurrencies, series)
+        )
     print("\nidle memory (RSS, MiB):", ", ".join(f"{part} {mib:.0f}" for part, mib in sorted(idle.items())))
     print(f"cold start of `mcpctl up` to the first call: {cold:.2f} s")
 
